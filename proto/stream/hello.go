@@ -37,10 +37,10 @@ func (k CredentialKind) String() string {
 type Hello struct {
 	Version    uint8 // written: highest version spoken, 0 = Version. Read: the version to use, never above Version
 	Credential CredentialKind
-	Token      string // 1 to MaxToken printable ASCII bytes without space; empty for CredentialTLS
+	Token      string `json:"-"` // 1 to MaxToken printable ASCII bytes without space; empty for CredentialTLS
 }
 
-// String and GoString keep the token out of logs.
+// String, GoString and the json tag keep the token out of logs.
 func (h Hello) String() string {
 	return fmt.Sprintf("hello{version %d, %s, token of %d bytes}", h.Version, h.Credential, len(h.Token))
 }
@@ -72,8 +72,8 @@ func WriteHello(w io.Writer, h *Hello) error {
 	return during("write hello", writeOnce(w, b))
 }
 
-// ReadHello reads one Hello from r, which nobody has authenticated yet: it
-// allocates at most MaxToken bytes. An *Error with Unsupported or Malformed is in
+// ReadHello reads one Hello from r, which nobody has authenticated yet: while it
+// waits it holds no more than the length announced, at most MaxToken bytes. An *Error with Unsupported or Malformed is in
 // the chain if the peer sent something else. The deadline is the caller's.
 func ReadHello(r io.Reader) (*Hello, error) {
 	h, err := readHello(r)

@@ -43,31 +43,30 @@ func (s *Scanner) Scan(chunk []byte) error {
 	return s.err
 }
 
-// header takes the header, or what there is of it, off chunk.
+// header takes a header, or what there is of it, off chunk and returns the rest.
+// After an error it returns nil: nothing can be known of what follows.
 func (s *Scanner) header(chunk []byte) []byte {
+	if s.reset != nil {
+		return s.fail(malformed("bytes after RESET"))
+	}
 	head := chunk
-	if s.have > 0 || len(chunk) < HeaderSize {
+	if s.have == 0 && len(chunk) >= HeaderSize {
+		chunk = chunk[HeaderSize:]
+	} else {
 		n := copy(s.head[s.have:], chunk)
 		s.have += n
 		chunk = chunk[n:]
-		if s.reset == nil && s.have < HeaderSize {
+		if s.have < HeaderSize {
 			return chunk
 		}
 		head, s.have = s.head[:], 0
-	} else {
-		chunk = chunk[HeaderSize:]
 	}
 	t, n, err := ParseHeader(head)
-	switch {
-	case s.reset != nil:
-		s.err = during("scan frames", malformed("bytes after RESET"))
-		return nil
-	case err != nil:
-		s.err = during("scan frames", err)
-		return nil
-	case s.fin && t != FrameReset:
-		s.err = during("scan frames", malformed("%s after FIN", t))
-		return nil
+	if err != nil {
+		return s.fail(err)
+	}
+	if s.fin && t != FrameReset {
+		return s.fail(malformed("%s after FIN", t))
 	}
 	s.current, s.left = t, n
 	switch t {
@@ -79,15 +78,25 @@ func (s *Scanner) header(chunk []byte) []byte {
 	return chunk
 }
 
+// fail makes err the result of this call and of all later ones.
+func (s *Scanner) fail(err error) []byte {
+	s.err = during("scan frames", err)
+	return nil
+}
+
 // reason gathers the payload of a RESET.
 func (s *Scanner) reason(p []byte) {
 	s.gather = append(s.gather, p...)
 	if s.left > 0 {
 		return
 	}
-	s.reset, s.err = ParseReset(s.gather)
-	s.err = during("scan frames", s.err)
+	reset, err := ParseReset(s.gather)
 	s.gather = nil
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.reset = reset
 }
 
 // Payload returns the DATA bytes seen so far, headers not counted.
