@@ -1,0 +1,122 @@
+package tunnel
+
+import (
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// Limits and timers of a session that are not worth a setting.
+const (
+	// acceptBacklog bounds opens not yet acknowledged; both ends must agree on
+	// it. It is above any stream limit of ours, so that opening never blocks
+	// on it.
+	acceptBacklog = 8192
+
+	// maxStreamsLimit keeps a session clear of the number of waiting readers
+	// at which yamux can spin while it shuts down.
+	maxStreamsLimit = 4000
+
+	minWindow = 256 << 10 // what yamux grants before it is asked
+	lanWindow = 512 << 10 // measured best where the round trip is short
+	wanRate   = 125 << 20 // bytes a second one stream should reach on a long path
+
+	// muxFrame is what one write to a stream should fill: with the 12-byte
+	// header of yamux exactly four TLS records of 16 KiB.
+	muxFrame = 4*16384 - muxHeader
+
+	muxHeader = 12
+)
+
+// Config sets the limits of a Session. The zero value is good for a data
+// centre and for the internet.
+type Config struct {
+	// MaxStreams bounds the streams open at once, those of both ends counted
+	// together, 1 to 4000. 0 means 2000. A stream beyond it is refused:
+	// Open returns ErrTooManyStreams, one the peer opens is reset.
+	MaxStreams int
+
+	// Window is the credit in bytes a stream's sender gets, at least 256 KiB.
+	// 0 means from the round-trip time of the connection: 512 KiB where it is
+	// short, 2.2 times bandwidth times delay where it is long.
+	Window uint32
+
+	// MaxWindow bounds the window chosen from the round-trip time. 0 means
+	// 16 MiB.
+	MaxWindow uint32
+
+	// PingAfter is the silence from the peer after which it is asked whether
+	// it lives. 0 means 5 s.
+	PingAfter time.Duration
+
+	// DeadAfter is how long the peer may stay silent after the question
+	// reached it, or how long the way to it may make no progress. 0 means 10 s.
+	DeadAfter time.Duration
+
+	// Linger is how long a stream that was closed or reset on this end waits
+	// for the peer to end it too, its data discarded, before the peer's end is
+	// reset by force. 0 means 5 s.
+	Linger time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = 2000
+	}
+	c.MaxStreams = min(c.MaxStreams, maxStreamsLimit)
+	if c.MaxWindow == 0 {
+		c.MaxWindow = 16 << 20
+	}
+	c.MaxWindow = max(c.MaxWindow, lanWindow)
+	if c.PingAfter <= 0 {
+		c.PingAfter = 5 * time.Second
+	}
+	if c.DeadAfter <= 0 {
+		c.DeadAfter = 10 * time.Second
+	}
+	if c.Linger <= 0 {
+		c.Linger = 5 * time.Second
+	}
+	return c
+}
+
+// window returns the credit for the streams of a connection with round-trip
+// time rtt (0: unknown).
+func (c Config) window(rtt time.Duration) uint32 {
+	if c.Window != 0 {
+		return max(c.Window, minWindow)
+	}
+	// A chunked reader returns credit so that only 0.35 to 0.6 of the window
+	// is used per round trip: 2.2 times the bandwidth-delay product.
+	bdp := rtt.Seconds() * wanRate * 2.2
+	if bdp <= lanWindow {
+		return lanWindow
+	}
+	return uint32(min(bdp, float64(c.MaxWindow)))
+}
+
+func (c Config) mux(rtt time.Duration) *yamux.Config {
+	return &yamux.Config{
+		AcceptBacklog: acceptBacklog,
+		// Liveness is ours: yamux's ping waits behind bulk data and kills slow
+		// links.
+		EnableKeepAlive:   false,
+		KeepAliveInterval: time.Hour,
+		// A frame that timed out here may still be sent, and then the window
+		// accounting of the session is wrong. The carrier ends a session that
+		// makes no progress long before this.
+		ConnectionWriteTimeout: 24 * time.Hour,
+		MaxStreamWindowSize:    c.window(rtt),
+		StreamOpenTimeout:      0, // on expiry yamux closes the whole session
+		StreamCloseTimeout:     0, // on expiry yamux ends a half-closed stream with a clean EOF
+		Logger:                 quiet{},
+	}
+}
+
+// quiet drops what yamux logs: late frames of a reset stream are normal, and
+// errors are returned by this package.
+type quiet struct{}
+
+func (quiet) Print(...any)          {}
+func (quiet) Printf(string, ...any) {}
+func (quiet) Println(...any)        {}
