@@ -64,7 +64,9 @@ func TestListenerCloseLeavesAcceptedAlone(t *testing.T) {
 		t.Error("a connection that nobody can accept any more is still open")
 	}
 
-	go conn.Write([]byte("x")) // ends with the Read below
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	writing.Go(func() { conn.Write([]byte("x")) })
 	if n, err := near.Read(make([]byte, 1)); n != 1 || err != nil {
 		t.Errorf("accepted connection after Close: read %d, %v", n, err)
 	}

@@ -183,20 +183,22 @@ func TestCallFailsWithTheReasonOfOpen(t *testing.T) {
 }
 
 func TestNextCallOpensANewStream(t *testing.T) {
-	l := serve(t, &view{})
-	var last net.Conn
-	open := pipeTo(l, "node-1")
-	c := client(t, func(ctx context.Context) (net.Conn, error) {
-		conn, err := open(ctx)
-		last = conn
-		return conn, err
-	})
-	for range 3 {
-		if _, err := c.About(t.Context(), &controlv1.AboutRequest{}, grpc.WaitForReady(true)); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		open := pipeTo(serve(t, &view{}), "node-1")
+		var last net.Conn
+		c := client(t, func(ctx context.Context) (net.Conn, error) {
+			conn, err := open(ctx)
+			last = conn
+			return conn, err
+		})
+		for range 3 {
+			if _, err := c.About(t.Context(), &controlv1.AboutRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			last.Close()
+			synctest.Wait() // until the client has noticed
 		}
-		last.Close()
-	}
+	})
 }
 
 // A session that is gone must not be asked for streams for ever.
