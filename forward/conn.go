@@ -1,0 +1,107 @@
+// Package forward says what one forwarded connection is and how two of them are joined.
+//
+// A [Conn] has two directions that end on their own, and two verbs that must never be mixed up:
+// to finish (CloseWrite: everything was sent, the answer may still come) and to abort (Reset: what
+// was sent may be lost, and the peer has to know). A [Joiner] carries the bytes and the ends of one
+// Conn to another and keeps that difference: an end becomes an end, everything else becomes a reset.
+//
+// The package knows TCP and a reader with a writer; other rooms bring their own Conn. Whoever
+// implements one runs the suite in forwardtest over it.
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Conn is one forwarded connection: a byte stream in each direction, each with an end of its own.
+//
+// At most one goroutine reads and at most one writes at a time; CloseWrite counts as a write. Reset
+// and Close may be called at any time from any goroutine, also while a Read or a Write is blocked.
+// Who holds a Conn owns it and must end it with Close or Reset.
+//
+// An error after an abort, by this side or by the peer, satisfies errors.Is(err, [ErrReset])
+// wherever the implementation can tell.
+type Conn interface {
+	// Read reads at least one byte or fails. It returns io.EOF itself, not wrapped, if and only if
+	// the peer finished this direction, and then every further Read returns io.EOF as well. A
+	// stream that was cut short is io.ErrUnexpectedEOF or another error, so that a truncated
+	// transfer never looks like a complete one. Errors of a broken connection stay.
+	Read(p []byte) (int, error)
+
+	// Write writes all of p or returns an error with the number of bytes taken. It does not keep p.
+	// An empty p does nothing. Taken is not delivered: only the peer's answer proves that.
+	// Write after CloseWrite is an error.
+	Write(p []byte) (int, error)
+
+	// CloseWrite finishes the writing direction: the peer reads everything written before and then
+	// io.EOF. Reading goes on for as long as the peer sends. A second call does nothing.
+	CloseWrite() error
+
+	// Reset aborts both directions. Blocked Reads and Writes of this side return, and so do all
+	// later ones, with an error that holds cause (nil means no cause is known). The peer's calls fail
+	// too, never with io.EOF unless it had already been given io.EOF or finish was under way before
+	// the reset. Data on its way may be lost. Reset does not wait for the peer and may be called any
+	// number of times: the first cause stays.
+	Reset(cause error) error
+
+	// Close releases the connection after both directions ended: the peer's io.EOF was read and
+	// CloseWrite returned nil. What was written before is still delivered. Earlier than that, Close
+	// is Reset(net.ErrClosed). Close is idempotent.
+	Close() error
+}
+
+// LazyReader is an optional part of a Conn that can wait for data without holding a buffer.
+// Thousands of idle connections then cost no buffers at all.
+type LazyReader interface {
+	// ReadLazy waits until there is something to read, then calls borrow for a buffer (never empty)
+	// and reads once into it, from its first byte on. If there turns out to be nothing after all, it calls
+	// release, which gives the buffer back, before it waits again. At most one buffer is out at any time.
+	//
+	// With n > 0 the caller owns the last borrowed buffer, and n bytes of it are filled. With n == 0
+	// every borrowed buffer has been released. The errors are those of Conn.Read. ReadLazy and Read may be
+	// mixed, by one reader at a time; ReadLazy calls neither function after it has returned.
+	ReadLazy(borrow func() []byte, release func()) (n int, err error)
+}
+
+// Headroom is the number of spare bytes before the payload of a frame given to a [FrameWriter].
+const Headroom = 4
+
+// MaxFrame is the largest payload, in bytes, that a [Joiner] hands to a [FrameWriter] at once. With the
+// Headroom and the 12 bytes of a multiplexer's own header it fills four TLS records of 16 KiB exactly.
+const MaxFrame = 65520
+
+// FrameWriter is an optional part of a Conn that puts a header before each piece of data. With room for
+// the header in front of the payload, a frame is one write and no copy.
+type FrameWriter interface {
+	// WriteFrame writes the payload b[Headroom:]. b[:Headroom] is scratch: the callee may
+	// overwrite it, and nothing else of b. It returns the number of payload bytes taken; otherwise
+	// it behaves as Conn.Write does, and it does not keep b. len(b) is at least Headroom and at most
+	// Headroom+MaxFrame.
+	WriteFrame(b []byte) (int, error)
+}
+
+// Stats are the payload bytes of one joined pair, counted when the destination has taken them.
+type Stats struct {
+	AtoB int64
+	BtoA int64
+}
+
+// ErrReset is in the chain of every error that comes from an aborted connection, whoever aborted it.
+var ErrReset = errors.New("connection reset")
+
+// ResetBy returns the error that an aborted Conn gives to its own user: it satisfies both ErrReset and
+// cause. A cause of io.EOF survives only as text, since an aborted stream must not pass for a finished one.
+func ResetBy(cause error) error {
+	switch {
+	case cause == nil:
+		return ErrReset
+	case errors.Is(cause, io.EOF):
+		return fmt.Errorf("%w: %v", ErrReset, cause)
+	case errors.Is(cause, ErrReset):
+		return cause
+	default:
+		return fmt.Errorf("%w: %w", ErrReset, cause)
+	}
+}

@@ -1,0 +1,198 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// Joiner joins connections in pairs and keeps the buffers they share. The zero value is ready. A
+// process needs one; it may be used by any number of goroutines and must not be copied.
+type Joiner struct {
+	pool sync.Pool // of *buffer
+	lent atomic.Int64
+}
+
+// Live counts the payload bytes of a Join while it runs. Anybody may read it at any time.
+type Live struct {
+	AtoB atomic.Int64
+	BtoA atomic.Int64
+}
+
+// Join carries bytes between a and b until both directions have ended, and takes both connections over: when it
+// returns, everything it started has ended and both are closed.
+//
+// The end of one side finishes the other (CloseWrite), and the opposite direction stays open without a time
+// limit of its own. Any error of a read or a write, and the end of ctx, resets both sides with that cause.
+// A failed write is an error and not a half-close: the other side has to learn that its data went nowhere.
+//
+// The error is nil only if both sides finished. Otherwise it is the first cause: what the Conn returned, or
+// context.Cause(ctx). Stats are right in either case. live may be nil.
+func (j *Joiner) Join(ctx context.Context, a, b Conn, live *Live) (Stats, error) {
+	p := &pair{a: a, b: b}
+	p.ab.init(j, a, b)
+	p.ba.init(j, b, a)
+	if live != nil {
+		p.ab.live, p.ba.live = &live.AtoB, &live.BtoA
+	}
+
+	var canceled, back sync.WaitGroup
+	canceled.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		defer canceled.Done()
+		p.abort(context.Cause(ctx))
+	})
+	back.Go(func() { p.carry(&p.ba) })
+	p.carry(&p.ab)
+	back.Wait()
+	if stop() {
+		canceled.Done()
+	}
+	canceled.Wait()
+	return Stats{AtoB: p.ab.moved, BtoA: p.ba.moved}, p.close()
+}
+
+// pair is one running Join.
+type pair struct {
+	a, b   Conn
+	ab, ba pump
+	once   sync.Once
+	cause  error // written in once; read when nobody is left to call abort
+}
+
+// carry runs one direction and aborts both if it fails.
+func (p *pair) carry(d *pump) {
+	if err := d.run(); err != nil {
+		p.abort(err)
+	}
+}
+
+// abort resets both sides. The first caller's cause stays: the resets make the other direction fail as
+// well, and what it then says is only an echo.
+func (p *pair) abort(cause error) {
+	p.once.Do(func() {
+		p.cause = cause
+		// A reset that fails found its connection gone, which is what it wanted.
+		_ = p.a.Reset(cause)
+		_ = p.b.Reset(cause)
+	})
+}
+
+// close releases both sides and returns the verdict on the whole.
+func (p *pair) close() error {
+	errA, errB := p.a.Close(), p.b.Close()
+	if p.cause != nil {
+		return p.cause
+	}
+	return errors.Join(errA, errB)
+}
+
+// pump carries one direction.
+type pump struct {
+	joiner *Joiner
+	src    Conn
+	dst    Conn
+	lazy   LazyReader  // src, if it can wait without a buffer
+	frames FrameWriter // dst, if it can use the headroom
+	buf    *buffer     // nil while waiting for a lazy source
+	moved  int64       // bytes taken by dst
+	live   *atomic.Int64
+
+	borrowFunc  func() []byte // made once: a read allocates nothing
+	releaseFunc func()
+}
+
+func (d *pump) init(j *Joiner, src, dst Conn) {
+	d.joiner, d.src, d.dst = j, src, dst
+	d.frames, _ = dst.(FrameWriter)
+	if lazy, ok := src.(LazyReader); ok {
+		d.lazy = lazy
+		d.borrowFunc, d.releaseFunc = d.borrow, d.release
+	}
+}
+
+// maxEmpty is how many reads in a row may bring neither data nor an error before the source counts as broken.
+const maxEmpty = 100
+
+// run moves bytes until src ends, and then finishes dst. It returns nil if the direction finished.
+func (d *pump) run() error {
+	defer d.release()
+	for empty := 0; empty < maxEmpty; empty++ {
+		n, readErr := d.read()
+		if n > 0 {
+			empty = 0
+			if err := d.write(n); err != nil {
+				return err
+			}
+		}
+		// Compared as it is: a wrapped io.EOF stands for something that was cut short.
+		if readErr == io.EOF {
+			return d.finish()
+		}
+		if readErr != nil {
+			return readErr
+		}
+	}
+	return io.ErrNoProgress
+}
+
+// read waits for data and puts it behind the headroom of d.buf.
+func (d *pump) read() (int, error) {
+	if d.lazy != nil {
+		return d.lazy.ReadLazy(d.borrowFunc, d.releaseFunc)
+	}
+	return d.src.Read(d.borrow())
+}
+
+// write hands n bytes of payload to dst, and the buffer back unless the next read needs it at once.
+func (d *pump) write(n int) (err error) {
+	var w int
+	if d.frames != nil {
+		w, err = d.frames.WriteFrame(d.buf[:Headroom+n])
+	} else {
+		w, err = d.dst.Write(d.buf[Headroom : Headroom+n])
+	}
+	if w > 0 {
+		d.moved += int64(w)
+		if d.live != nil {
+			d.live.Add(int64(w))
+		}
+	}
+	if err == nil && w < n {
+		err = io.ErrShortWrite
+	}
+	if d.lazy != nil {
+		d.release()
+	}
+	return err
+}
+
+// finish tells dst that src has ended.
+func (d *pump) finish() error {
+	err := d.dst.CloseWrite()
+	// dst is gone already. Whether that is an abort or only a peer that had sent its own end and
+	// left is for the opposite direction to say, which reads dst to its last byte: data and an end that
+	// arrived before the reset are still delivered.
+	if errors.Is(err, ErrReset) {
+		return nil
+	}
+	return err
+}
+
+// borrow returns the payload part of a pooled buffer.
+func (d *pump) borrow() []byte {
+	if d.buf == nil {
+		d.buf = d.joiner.lend()
+	}
+	return d.buf[Headroom:]
+}
+
+// release gives the buffer back, if one is held.
+func (d *pump) release() {
+	if d.buf != nil {
+		d.joiner.takeBack(d.buf)
+		d.buf = nil
+	}
+}

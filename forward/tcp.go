@@ -1,0 +1,93 @@
+package forward
+
+import (
+	"errors"
+	"io"
+	"net"
+)
+
+// TCP makes a Conn of c and takes it over: from now on c is read, written and closed through the Conn
+// only. Deadlines still set on c keep working and end a call, not the connection.
+//
+// Reset is a real TCP reset: linger 0, then close. A peer's reset is ErrReset at every later call. On Unix
+// the Conn is a LazyReader.
+func TCP(c *net.TCPConn) Conn {
+	return newTCP(c)
+}
+
+// tcpConn is the part that is the same on every system.
+type tcpConn struct {
+	conn *net.TCPConn
+	end  ending
+}
+
+func (c *tcpConn) Read(p []byte) (int, error) {
+	n, err := c.conn.Read(p)
+	if err != nil {
+		err = c.readErr(err)
+	}
+	return n, err
+}
+
+func (c *tcpConn) Write(p []byte) (int, error) {
+	if c.end.finished.Load() {
+		return 0, c.end.standing(errFinished)
+	}
+	n, err := c.conn.Write(p)
+	if err != nil {
+		err = c.broke(err)
+	}
+	return n, err
+}
+
+func (c *tcpConn) CloseWrite() error {
+	if c.end.finished.Swap(true) {
+		return c.end.standing(nil)
+	}
+	if err := c.conn.CloseWrite(); err != nil {
+		return c.broke(err)
+	}
+	return nil
+}
+
+func (c *tcpConn) Reset(cause error) error {
+	if !c.end.takeDown(ResetBy(cause)) {
+		return nil
+	}
+	// Without linger 0 the kernel would send what is queued and then a FIN: the peer would take the
+	// abort for an end. If it cannot be set the socket is gone already, and closing is all that is left.
+	_ = c.conn.SetLinger(0)
+	return c.conn.Close()
+}
+
+func (c *tcpConn) Close() error {
+	if !c.end.clean() {
+		return c.Reset(net.ErrClosed)
+	}
+	if !c.end.takeDown(net.ErrClosed) {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// readErr gives the verdict on an error of a read: a true end, a reset, or the error itself.
+func (c *tcpConn) readErr(err error) error {
+	if err != io.EOF {
+		return c.broke(err)
+	}
+	if c.end.sawEOF() {
+		return io.EOF
+	}
+	if c.silentReset() {
+		return c.end.broke(ResetBy(io.ErrUnexpectedEOF))
+	}
+	return c.end.readEOF()
+}
+
+// broke translates the system's words for a reset and notes the error.
+func (c *tcpConn) broke(err error) error {
+	if isReset(err) && !errors.Is(err, net.ErrClosed) {
+		err = ResetBy(err)
+	}
+	return c.end.broke(err)
+}

@@ -1,0 +1,206 @@
+package forward_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+
+	"github.com/culvert-k8s/culvert/forward"
+)
+
+// asNet puts a Conn back into the shape of net.Conn. Its Close is the socket's own, since the standard suite
+// takes Close for a finish.
+type asNet struct {
+	*net.TCPConn
+	conn forward.Conn
+	lazy bool
+	one  sync.Mutex // the standard suite reads from many goroutines; a Conn has one reader
+}
+
+func newAsNet(c *net.TCPConn, lazy bool) *asNet {
+	return &asNet{TCPConn: c, conn: forward.TCP(c), lazy: lazy}
+}
+
+func (c *asNet) Write(p []byte) (int, error) { return c.conn.Write(p) }
+
+func (c *asNet) Read(p []byte) (int, error) {
+	if l, ok := c.conn.(forward.LazyReader); ok && c.lazy && len(p) > 0 {
+		c.one.Lock()
+		defer c.one.Unlock()
+		return l.ReadLazy(func() []byte { return p }, func() {})
+	}
+	return c.conn.Read(p)
+}
+
+func TestTCPAsNetConn(t *testing.T) {
+	for name, lazy := range map[string]bool{"plain": false, "lazy": true} {
+		t.Run(name, func(t *testing.T) {
+			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+				a, b, err := tcpPair()
+				if err != nil {
+					return nil, nil, nil, err
+				}
+				c1, c2 := newAsNet(a, lazy), newAsNet(b, lazy)
+				return c1, c2, func() { c1.Close(); c2.Close() }, nil
+			})
+		})
+	}
+}
+
+// The kernel reports a reset to one caller only. With a reader and a writer blocked on the same socket the reader
+// often finds what looks like an end.
+func TestTCPResetIsNeverEOF(t *testing.T) {
+	for range 300 {
+		ta, tb, err := tcpPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := forward.TCP(ta), forward.TCP(tb)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			p := make([]byte, 256<<10)
+			for {
+				if _, err := a.Write(p); err != nil {
+					return
+				}
+			}
+		})
+		var readErr error
+		wg.Go(func() { _, readErr = a.Read(make([]byte, 1)) })
+		if _, err := b.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+		_ = b.Reset(nil)
+		wg.Wait()
+		if readErr == nil || errors.Is(readErr, io.EOF) || !errors.Is(readErr, forward.ErrReset) {
+			t.Fatalf("read of a reset connection: %v", readErr)
+		}
+		_ = a.Close()
+	}
+}
+
+// The report of the reset is taken by a failed write before the reader looks at all.
+func TestTCPResetReportTakenByWrite(t *testing.T) {
+	for _, finish := range []bool{false, true} {
+		ta, tb, err := tcpPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := forward.TCP(ta), forward.TCP(tb)
+		_ = b.Reset(nil)
+		for err == nil {
+			_, err = a.Write([]byte("x"))
+		}
+		if !errors.Is(err, forward.ErrReset) {
+			t.Errorf("write to a reset connection: %v", err)
+		}
+		if finish {
+			_ = a.CloseWrite()
+		}
+		if _, err := a.Read(make([]byte, 1)); !errors.Is(err, forward.ErrReset) {
+			t.Errorf("read after it: %v", err)
+		}
+		_ = a.Close()
+	}
+}
+
+// A peer that sent its end and was closed for good before our bytes came: its end was real.
+func TestTCPEndBeforeReset(t *testing.T) {
+	ta, tb, err := tcpPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := forward.TCP(ta)
+	defer a.Close()
+	if _, err := tb.Write([]byte("goodbye")); err != nil {
+		t.Fatal(err)
+	}
+	tb.Close()
+	if _, err := a.Write([]byte("too late")); err != nil { // answered with a reset
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(a); string(got) != "goodbye" || err != nil {
+		t.Errorf("read %q, %v; want goodbye and an end", got, err)
+	}
+	if _, err := a.Write([]byte("x")); !errors.Is(err, forward.ErrReset) {
+		t.Errorf("write after it: %v", err)
+	}
+}
+
+func TestTCPDeadlineBreaksNothing(t *testing.T) {
+	ta, tb, err := tcpPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := forward.TCP(ta), forward.TCP(tb)
+	defer a.Close()
+	defer b.Close()
+	_ = ta.SetReadDeadline(time.Unix(1, 0))
+	for range 2 {
+		if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("read after the deadline: %v", err)
+		}
+	}
+	_ = ta.SetReadDeadline(time.Time{})
+	if _, err := b.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := a.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Fatalf("read with the deadline lifted: %d, %v", n, err)
+	}
+}
+
+func TestTCPLazyReadAllocatesNothing(t *testing.T) {
+	ta, tb, err := tcpPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := forward.TCP(ta), forward.TCP(tb)
+	defer a.Close()
+	defer b.Close()
+	lazy, ok := a.(forward.LazyReader)
+	if !ok {
+		t.Skip("no lazy reading on " + runtime.GOOS)
+	}
+	buf := make([]byte, 64)
+	borrow, release := func() []byte { return buf }, func() {}
+	allocs := testing.AllocsPerRun(100, func() {
+		if _, err := b.Write(buf[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lazy.ReadLazy(borrow, release); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations for one lazy read", allocs)
+	}
+}
+
+// An empty buffer would read as an end, and must not.
+func TestTCPLazyReadEmptyBuffer(t *testing.T) {
+	ta, tb, err := tcpPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := forward.TCP(ta), forward.TCP(tb)
+	defer a.Close()
+	defer b.Close()
+	lazy, ok := a.(forward.LazyReader)
+	if !ok {
+		t.Skip("no lazy reading on " + runtime.GOOS)
+	}
+	out := 0
+	n, err := lazy.ReadLazy(func() []byte { out++; return nil }, func() { out-- })
+	if n != 0 || !errors.Is(err, io.ErrShortBuffer) || out != 0 {
+		t.Errorf("lazy read into an empty buffer: %d, %v, %d buffers out", n, err, out)
+	}
+}

@@ -1,0 +1,111 @@
+//go:build unix
+
+package forward
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// lazyTCP adds waiting without a buffer, through the runtime's poller.
+type lazyTCP struct {
+	tcpConn
+	raw syscall.RawConn
+
+	// One ReadLazy at a time: its arguments and results live here, so that the function given to the
+	// poller is made once and a read allocates nothing.
+	try     func(fd uintptr) bool
+	borrow  func() []byte
+	release func()
+	n       int
+	err     error
+}
+
+func newTCP(c *net.TCPConn) Conn {
+	raw, err := c.SyscallConn()
+	if err != nil { // c is not a connection; its own methods say so
+		return &tcpConn{conn: c}
+	}
+	l := &lazyTCP{tcpConn: tcpConn{conn: c}, raw: raw}
+	l.try = l.readOnce
+	return l
+}
+
+// ReadLazy implements LazyReader.
+func (l *lazyTCP) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	l.borrow, l.release, l.n, l.err = borrow, release, 0, nil
+	err := l.raw.Read(l.try)
+	if err == nil {
+		err = l.err
+	}
+	l.borrow, l.release = nil, nil
+	if err != nil {
+		return 0, l.readErr(err)
+	}
+	return l.n, nil
+}
+
+// readOnce tries one read(2). It returns false, with no buffer held, if the poller has to wait first.
+func (l *lazyTCP) readOnce(fd uintptr) bool {
+	buf := l.borrow()
+	if len(buf) == 0 { // read(2) would return 0, which means the end
+		l.release()
+		l.err = io.ErrShortBuffer
+		return true
+	}
+	n, err := syscall.Read(int(fd), buf)
+	for err == syscall.EINTR {
+		n, err = syscall.Read(int(fd), buf)
+	}
+	if n > 0 {
+		l.n = n
+		return true
+	}
+	l.release()
+	switch err {
+	case nil:
+		l.err = io.EOF
+	case syscall.EAGAIN:
+		return false
+	default:
+		l.err = &net.OpError{
+			Op: "read", Net: "tcp", Source: l.conn.LocalAddr(), Addr: l.conn.RemoteAddr(),
+			Err: os.NewSyscallError("read", err),
+		}
+	}
+	return true
+}
+
+// silentReset reports whether an end just read from the socket is in truth a reset.
+//
+// The kernel reports a reset once. If a blocked write was first to get it, read(2) returns 0 from then on, as
+// if the peer had finished. What tells them apart: a socket whose peer only finished still has a peer, unless this
+// side finished too; and then no write was left to take the report, or it has been noted by the write that took it.
+func (c *tcpConn) silentReset() bool {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		if _, err := syscall.Getpeername(int(fd)); err == nil {
+			return
+		}
+		// A report that is still there was not needed to produce the 0: the peer finished first,
+		// and the reset came after that.
+		pending, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
+		gone = err != nil || pending == 0
+	})
+	// finished is looked at last: it is set before shutdown(2), so if it is still false the socket
+	// lost its peer without our doing.
+	return err == nil && gone && !c.end.finished.Load()
+}
+
+// isReset reports whether err is one of the system's words for a connection that was torn down.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ENOTCONN)
+}
