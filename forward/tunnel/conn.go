@@ -312,7 +312,7 @@ func (c *Conn) tellAbort() {
 	if !c.broken {
 		code, text := c.reason(*c.aborted.Load())
 		// The deadline has passed: it is sent if there is credit for it.
-		_, _ = c.st.Write(stream.AppendReset(nil, code, text))
+		_, _ = c.st.push(stream.AppendReset(nil, code, text))
 	}
 	_ = c.st.Close()
 }

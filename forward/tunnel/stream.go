@@ -33,6 +33,10 @@ type Stream struct {
 
 	finOnce sync.Once // CloseWrite
 	sawEOF  atomic.Bool
+
+	// Deadlines in Unix nanoseconds, 0 for none. yamux looks at its own only
+	// when it has to wait; a net.Conn looks first.
+	readBy, writeBy atomic.Int64
 }
 
 const (
@@ -57,6 +61,9 @@ func (st *Stream) Read(p []byte) (int, error) {
 	defer st.reading.Unlock()
 	if err := st.closedErr(); err != nil {
 		return 0, err
+	}
+	if late(&st.readBy) {
+		return 0, os.ErrDeadlineExceeded
 	}
 	if err := st.sess.enter(); err != nil {
 		return 0, err
@@ -136,6 +143,29 @@ func (st *Stream) closedErr() error {
 // Write returns when p is on its way, at the latest when the peer has granted
 // the credit for it.
 func (st *Stream) Write(p []byte) (int, error) {
+	written := 0
+	for written < len(p) {
+		if late(&st.writeBy) {
+			return written, os.ErrDeadlineExceeded
+		}
+		// A frame has no upper bound in yamux; everybody waits behind it.
+		n, err := st.push(p[written:min(len(p), written+muxFrame)])
+		written += n
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+func late(deadline *atomic.Int64) bool {
+	d := deadline.Load()
+	return d != 0 && time.Now().UnixNano() >= d
+}
+
+// push is Write for one frame. A deadline that has passed does not stop it as
+// long as there is credit.
+func (st *Stream) push(p []byte) (int, error) {
 	if err := st.closedErr(); err != nil {
 		return 0, err
 	}
@@ -143,22 +173,11 @@ func (st *Stream) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	defer st.sess.leave()
-	written := 0
-	for written < len(p) {
-		// A frame has no upper bound in yamux; everybody waits behind it.
-		n, err := st.ys.Write(p[written:min(len(p), written+muxFrame)])
-		written += n
-		if err != nil {
-			if d := st.sess.dead.Load(); d != nil {
-				return written, d
-			}
-			return written, st.opErr(err)
-		}
-	}
+	n, err := st.ys.Write(p)
 	if d := st.sess.dead.Load(); d != nil { // a dead carrier takes everything
 		return 0, d
 	}
-	return written, nil
+	return n, st.opErr(err)
 }
 
 // WriteLast writes p and ends this direction, in one packet where it can.
@@ -274,16 +293,21 @@ func (st *Stream) SetDeadline(t time.Time) error {
 // SetReadDeadline sets when a Read, also one under way, returns
 // os.ErrDeadlineExceeded. The zero time means never.
 func (st *Stream) SetReadDeadline(t time.Time) error {
-	return st.setDeadline(st.ys.SetReadDeadline, t)
+	return st.setDeadline(&st.readBy, st.ys.SetReadDeadline, t)
 }
 
 // SetWriteDeadline sets when a Write, also one under way, returns
 // os.ErrDeadlineExceeded. The zero time means never.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
-	return st.setDeadline(st.ys.SetWriteDeadline, t)
+	return st.setDeadline(&st.writeBy, st.ys.SetWriteDeadline, t)
 }
 
-func (st *Stream) setDeadline(set func(time.Time) error, t time.Time) error {
+func (st *Stream) setDeadline(deadline *atomic.Int64, set func(time.Time) error, t time.Time) error {
+	if t.IsZero() {
+		deadline.Store(0)
+	} else {
+		deadline.Store(t.UnixNano())
+	}
 	if err := set(t); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}
