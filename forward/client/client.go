@@ -1,0 +1,219 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel"
+)
+
+// Relay is one way in.
+type Relay struct {
+	// Addr is host:port.
+	Addr string
+
+	// TLS proves the relay, and the client if it holds a certificate. The
+	// server name is taken from Addr when empty; the protocol name and version
+	// are set by this package. nil trusts what the system trusts.
+	TLS *tls.Config
+}
+
+// Config says which relays to use and how. Relays must be set.
+type Config struct {
+	// Relays are equal to the client, at least one. They are tried in random
+	// order.
+	Relays []Relay
+
+	// Token returns the bearer token and is asked before every attempt, so
+	// that a token that was replaced is found. nil: the client certificate in
+	// the relay's TLS is the credential.
+	Token func() (string, error)
+
+	// Proxy returns the HTTP proxy for a URL, or nil for none. nil: no proxy.
+	Proxy func(*url.URL) (*url.URL, error)
+
+	// DialTimeout bounds one attempt at one relay: connecting, TLS and the
+	// relay's answer to the credential. 0 means 10 s.
+	DialTimeout time.Duration
+
+	// WaitTimeout bounds how long a new connection waits for a session while
+	// there is none. 0 means 10 s.
+	WaitTimeout time.Duration
+
+	// MaxBackoff bounds the pause between attempts. 0 means 5 s.
+	MaxBackoff time.Duration
+
+	// Tunnel sets the limits of the session.
+	Tunnel tunnel.Config
+
+	// Notify, if not nil, hears what happens to the session. It is called from
+	// Run only, one call at a time, and must not wait.
+	Notify func(Event)
+}
+
+// Event is a change that a person may want to know about.
+type Event struct {
+	// Kind says what happened.
+	Kind EventKind
+	// Relay is the address of the relay for Attached and Lost.
+	Relay string
+	// Err is the cause for Lost and Failed.
+	Err error
+}
+
+// EventKind is the kind of an Event.
+type EventKind int
+
+// The kinds of events.
+const (
+	Attached EventKind = iota + 1 // a session was made
+	Lost                          // the session ended, another attempt follows
+	Failed                        // one attempt at every relay failed, another follows
+)
+
+func (c Config) withDefaults() Config {
+	if c.DialTimeout <= 0 {
+		c.DialTimeout = 10 * time.Second
+	}
+	if c.WaitTimeout <= 0 {
+		c.WaitTimeout = 10 * time.Second
+	}
+	if c.MaxBackoff <= 0 {
+		c.MaxBackoff = 5 * time.Second
+	}
+	if c.Notify == nil {
+		c.Notify = func(Event) {}
+	}
+	return c
+}
+
+// Client opens streams to pods over one session to a relay. Run keeps the
+// session up; Connect makes it once, for a command that does one thing. All
+// methods may be called from any goroutine.
+type Client struct {
+	cfg    Config
+	attach func(ctx context.Context, relay Relay) (session, error)
+	kick   chan struct{} // capacity 1: somebody waits for a session
+
+	mu      sync.Mutex
+	cur     *link
+	retired []*link       // refused new streams, still carry old ones
+	changed chan struct{} // closed and replaced when cur, ended or once changes
+	ended   error         // why no session will ever be made again
+	once    bool          // nobody replaces a lost session
+	lastErr error         // of the last failed attempt
+}
+
+// link is a session with its place in the Client.
+type link struct {
+	session
+	relay string
+	left  chan struct{} // closed by retire, under mu
+}
+
+// New returns a Client. It connects to nothing yet.
+func New(cfg Config) *Client {
+	c := &Client{
+		cfg:     cfg.withDefaults(),
+		kick:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+	}
+	c.attach = c.attachRelay
+	return c
+}
+
+// Connect tries every relay once and returns nil when one accepted. A Client
+// used so does not replace a session that is lost, unless Run is called. The
+// caller ends it with Close.
+func (c *Client) Connect(ctx context.Context) error {
+	c.setOnce(true)
+	l, err := c.connect(ctx, "")
+	if err != nil {
+		c.failed(err)
+		return err
+	}
+	return c.install(l)
+}
+
+// Run keeps a session to a relay until ctx ends, which is no error, or until
+// every relay refuses for a reason that trying again cannot cure (a wrong
+// token, a certificate that does not verify): that reason is returned. All
+// sessions are closed then, and streams on them end with an error.
+func (c *Client) Run(ctx context.Context) error {
+	defer c.Close() //nolint:errcheck // sessions that end have nobody to tell
+	c.setOnce(false)
+	pause := backoff{max: c.cfg.MaxBackoff}
+	avoid := ""
+	for ctx.Err() == nil {
+		l, err := c.present(), error(nil)
+		if l == nil {
+			l, err = c.connect(ctx, avoid)
+		}
+		switch {
+		case ctx.Err() != nil:
+			if l != nil {
+				l.Close() //nolint:errcheck // never used
+			}
+			return nil
+		case isFinal(err):
+			c.end(err)
+			return err
+		case err != nil:
+			c.failed(err)
+			c.cfg.Notify(Event{Kind: Failed, Err: err})
+		default:
+			avoid = c.keep(ctx, l, &pause)
+		}
+		c.wait(ctx, pause.next())
+	}
+	return nil
+}
+
+// keep uses l until it is lost, retired or ctx ends, and returns the relay to
+// try last next time, if any.
+func (c *Client) keep(ctx context.Context, l *link, pause *backoff) (avoid string) {
+	if err := c.install(l); err != nil {
+		return ""
+	}
+	c.cfg.Notify(Event{Kind: Attached, Relay: l.relay})
+	began := time.Now()
+	select {
+	case <-ctx.Done():
+		return ""
+	case <-l.left:
+		avoid = l.relay
+	case <-l.Done():
+		c.remove(l)
+		c.failed(l.lost())
+		c.cfg.Notify(Event{Kind: Lost, Relay: l.relay, Err: l.Err()})
+	}
+	// A relay that accepts and drops at once must not be hammered.
+	if time.Since(began) >= c.cfg.MaxBackoff {
+		pause.reset()
+	}
+	return avoid
+}
+
+// Close ends all sessions and with them all streams; waiting calls return
+// net.ErrClosed. Closing again does nothing.
+func (c *Client) Close() error {
+	c.end(net.ErrClosed)
+	c.mu.Lock()
+	links := c.retired
+	if c.cur != nil {
+		links = append(links, c.cur)
+	}
+	c.cur, c.retired = nil, nil
+	c.mu.Unlock()
+	var first error
+	for _, l := range links {
+		if err := l.Close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

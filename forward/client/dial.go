@@ -1,0 +1,95 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// Open opens a stream to a pod's port without waiting for the answer: what is
+// written goes along with the request, and a refusal is a *stream.Error from
+// the first read. While there is no session Open waits for one, WaitTimeout at
+// most; then the error wraps [ErrOffline]. The caller ends the Conn.
+func (c *Client) Open(ctx context.Context, t Target) (forward.Conn, error) {
+	return c.open(ctx, t)
+}
+
+// Dial is Open that waits until the pod has accepted the connection. A refusal
+// is a *stream.Error in the chain.
+func (c *Client) Dial(ctx context.Context, t Target) (forward.Conn, error) {
+	r, err := c.open(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.WaitReply(ctx); err != nil {
+		r.Reset(err) //nolint:errcheck // the refusal is what matters
+		return nil, fmt.Errorf("connect to %s: %w", t, err)
+	}
+	return r, nil
+}
+
+func (c *Client) open(ctx context.Context, t Target) (*routed, error) {
+	wait, cancel := context.WithTimeout(ctx, c.cfg.WaitTimeout)
+	defer cancel()
+	o := t.open()
+	for {
+		l, err := c.current(wait)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", t, err)
+		}
+		conn, err := l.open(wait, o)
+		if err == nil {
+			return &routed{conn: conn, leave: func() { c.retire(l) }}, nil
+		}
+		// Nothing of this connection has been sent yet, so a session that
+		// ended under it costs no more than another try.
+		if wait.Err() != nil || !l.dead() {
+			return nil, fmt.Errorf("connect to %s: %w", t, err)
+		}
+		c.forget(l)
+	}
+}
+
+// forget takes a dead session out of use before Run has noticed its end. In a
+// Client without Run it stays: its end is the answer to every later call.
+func (c *Client) forget(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur == l && !c.once {
+		c.cur = nil
+		c.retired = append(c.retired, l)
+	}
+}
+
+// routed is a stream that tells when the relay refused it for going away, so
+// that the next one takes another way.
+type routed struct {
+	conn
+	leave func()
+}
+
+func (r *routed) Read(p []byte) (int, error) {
+	n, err := r.conn.Read(p)
+	return n, r.seen(err)
+}
+
+// ReadLazy is Read without a buffer while there is nothing to read.
+func (r *routed) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	n, err := r.conn.ReadLazy(borrow, release)
+	return n, r.seen(err)
+}
+
+// WaitReply waits for the relay's answer.
+func (r *routed) WaitReply(ctx context.Context) error {
+	return r.seen(r.conn.WaitReply(ctx))
+}
+
+func (r *routed) seen(err error) error {
+	if err != nil && errors.Is(err, &stream.Error{Code: stream.GoingAway}) {
+		r.leave()
+	}
+	return err
+}

@@ -1,0 +1,44 @@
+package client
+
+import (
+	"fmt"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// Hint returns what a person can do next about a stream to t that ended with
+// the code: one line, lower case, no full stop. It is empty when there is
+// nothing to advise.
+func Hint(code stream.Code, t Target) string {
+	switch code {
+	case stream.NotListening:
+		return fmt.Sprintf("nothing in the pod accepts on 127.0.0.1:%d or [::1]:%[1]d; check the port and that the program is up", t.Port)
+	case stream.PodNotFound:
+		return fmt.Sprintf("list the pods with: culvert get pods -n %s", t.Namespace)
+	case stream.WrongNode, stream.NamespaceGone:
+		return "the pod has just moved or ended; the next connection asks again"
+	case stream.Policy:
+		return "the agent on the pod's node is configured to refuse this; ask whoever runs it"
+	case stream.Unauthenticated:
+		return "the relay does not accept the credential; check --token-file or --client-certificate"
+	case stream.Forbidden:
+		return "ask whoever runs the relay for access to this pod"
+	case stream.AgentOffline:
+		return "the pod's node has no tunnel to the relay now; see: culvert get nodes"
+	case stream.Overloaded:
+		return "too much is open already; close some connections or try again"
+	case stream.Timeout:
+		return "the pod or its node did not answer in time; try again"
+	case stream.Internal:
+		return "something failed at the relay or the agent; their logs say more"
+	case stream.Unsupported, stream.Malformed:
+		return "client and relay do not understand each other; compare: culvert version"
+	case stream.PodReset:
+		return "the program in the pod broke the connection off; its logs may say why"
+	case stream.GoingAway:
+		return "the relay or the agent is shutting down; the next connection takes another way"
+	case stream.Unreachable:
+		return "the agent could not reach the pod's network; its logs say more"
+	}
+	return ""
+}

@@ -1,0 +1,183 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// announce tells everybody who waits that the state changed. mu is held.
+func (c *Client) announce() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Client) setOnce(once bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.once = once
+	c.announce()
+}
+
+// end makes err the answer to every call from now on; the first one stays.
+func (c *Client) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == nil {
+		c.ended = err
+		c.announce()
+	}
+}
+
+func (c *Client) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastErr = err
+}
+
+// install makes l the session for new streams. The Client owns l afterwards,
+// on error it is closed.
+func (c *Client) install(l *link) error {
+	c.mu.Lock()
+	if err := c.ended; err != nil {
+		c.mu.Unlock()
+		l.Close() //nolint:errcheck // never used
+		return err
+	}
+	c.cur = l
+	gone := c.prune()
+	c.announce()
+	c.mu.Unlock()
+	closeAll(gone)
+	return nil
+}
+
+// present returns the session for new streams, nil if there is none alive.
+func (c *Client) present() *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur != nil && c.cur.dead() {
+		return nil
+	}
+	return c.cur
+}
+
+// remove drops a session that ended.
+func (c *Client) remove(l *link) {
+	c.mu.Lock()
+	if c.cur == l {
+		c.cur = nil
+	}
+	c.mu.Unlock()
+	l.Close() //nolint:errcheck // it is dead already
+}
+
+// retire takes a session that refuses new streams out of use and lets those
+// that run go on: a relay that goes away closes it when it is empty.
+func (c *Client) retire(l *link) {
+	c.mu.Lock()
+	var gone []*link
+	if c.cur == l {
+		c.cur = nil
+		gone = c.prune()
+		c.retired = append(c.retired, l)
+		close(l.left)
+	}
+	c.mu.Unlock()
+	closeAll(gone)
+}
+
+// prune takes retired sessions that ended off the list. mu is held.
+func (c *Client) prune() (gone []*link) {
+	c.retired = slices.DeleteFunc(c.retired, func(l *link) bool {
+		if l.dead() {
+			gone = append(gone, l)
+			return true
+		}
+		return false
+	})
+	return gone
+}
+
+func closeAll(links []*link) {
+	for _, l := range links {
+		l.Close() //nolint:errcheck // they are dead already
+	}
+}
+
+// current returns a session that is alive, waiting for one until ctx ends. A
+// waiting call makes Run try at once.
+func (c *Client) current(ctx context.Context) (*link, error) {
+	for {
+		c.mu.Lock()
+		l, ended, once, changed, last := c.cur, c.ended, c.once, c.changed, c.lastErr
+		c.mu.Unlock()
+		switch {
+		case ended != nil:
+			return nil, ended
+		case l != nil && !l.dead():
+			return l, nil
+		case once && l != nil:
+			return nil, l.lost()
+		case once:
+			return nil, offline(last, nil)
+		}
+		select {
+		case c.kick <- struct{}{}:
+		default: // somebody asked already
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, offline(c.lastAttempt(), ctx.Err())
+		}
+	}
+}
+
+func (c *Client) lastAttempt() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastErr
+}
+
+// ErrOffline is wrapped by the errors of calls that found no session to any
+// relay in time. The last failed attempt is in the chain too.
+var ErrOffline = errors.New("no relay answers")
+
+// offlineError is ErrOffline with what the last attempt said, and with the end
+// of the context, which is in the chain but not worth a word.
+type offlineError struct{ last, ctx error }
+
+func offline(last, ctx error) error { return &offlineError{last: last, ctx: ctx} }
+
+func (e *offlineError) Error() string {
+	if e.last == nil {
+		return ErrOffline.Error()
+	}
+	return ErrOffline.Error() + ": " + e.last.Error()
+}
+
+func (e *offlineError) Unwrap() []error {
+	chain := []error{ErrOffline}
+	for _, err := range []error{e.last, e.ctx} {
+		if err != nil {
+			chain = append(chain, err)
+		}
+	}
+	return chain
+}
+
+func (l *link) dead() bool {
+	select {
+	case <-l.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// lost says that the session ended, and why.
+func (l *link) lost() error {
+	return fmt.Errorf("lost relay %s: %w", l.relay, l.Err())
+}
