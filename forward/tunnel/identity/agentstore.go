@@ -236,7 +236,7 @@ func (id *AgentIdentity) check(chain [][]byte) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("it is for node %q, want %q", name, id.node)
 	}
 	if id.pin != nil {
-		if _, err := id.pin.roots(certs); err != nil {
+		if err := id.pin.signed(certs); err != nil {
 			return nil, err
 		}
 	}

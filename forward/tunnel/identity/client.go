@@ -123,21 +123,6 @@ func (cfg *ClientConfig) trust() (roots, error) {
 	return func([]*x509.Certificate) (*x509.CertPool, error) { return nil, nil }, nil
 }
 
-// roots trusts the authorities in the chain that hold the pinned key.
-func (p Pin) roots(chain []*x509.Certificate) (*x509.CertPool, error) {
-	pool, found := x509.NewCertPool(), false
-	for _, cert := range chain {
-		if p.Matches(cert) && isCA(cert) {
-			pool.AddCert(cert)
-			found = true
-		}
-	}
-	if !found {
-		return nil, fmt.Errorf("no authority with the pin %s among the %d certificates of the relay", p, len(chain))
-	}
-	return pool, nil
-}
-
 // own returns the caller's certificate, nil when it has none.
 func (cfg *ClientConfig) own() (func() *tls.Certificate, error) {
 	files := cfg.CertFile != "" || cfg.KeyFile != ""
@@ -161,34 +146,35 @@ func (cfg *ClientConfig) watch() WatchConfig {
 }
 
 func verifyServer(chain []*x509.Certificate, name string, now time.Time, trust roots) error {
-	err := verifyChain(chain, name, now, trust)
+	err := verifyChain(chain, x509.VerifyOptions{
+		DNSName:     name,
+		CurrentTime: now,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, trust)
 	if err == nil {
 		return nil
 	}
 	return &tls.CertificateVerificationError{UnverifiedCertificates: chain, Err: err}
 }
 
-func verifyChain(chain []*x509.Certificate, name string, now time.Time, trust roots) error {
+// verifyChain completes opts with what trust makes of the chain and verifies the
+// leaf, chain[0], by it.
+func verifyChain(chain []*x509.Certificate, opts x509.VerifyOptions, trust roots) error {
 	if len(chain) == 0 {
-		return errors.New("relay presented no certificate")
+		return errors.New("no certificate presented")
 	}
 	if len(chain) > maxChain {
-		return fmt.Errorf("relay presented %d certificates, at most %d are allowed", len(chain), maxChain)
+		return fmt.Errorf("%d certificates presented, at most %d are allowed", len(chain), maxChain)
 	}
 	pool, err := trust(chain)
 	if err != nil {
 		return err
 	}
-	between := x509.NewCertPool()
+	opts.Roots = pool
+	opts.Intermediates = x509.NewCertPool()
 	for _, cert := range chain[1:] {
-		between.AddCert(cert)
+		opts.Intermediates.AddCert(cert)
 	}
-	_, err = chain[0].Verify(x509.VerifyOptions{
-		DNSName:       name,
-		Roots:         pool,
-		Intermediates: between,
-		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
+	_, err = chain[0].Verify(opts)
 	return err
 }

@@ -52,3 +52,27 @@ func (p Pin) Matches(cert *x509.Certificate) bool {
 	got := PinOf(cert)
 	return subtle.ConstantTimeCompare(p[:], got[:]) == 1
 }
+
+// roots trusts the authorities in the chain that hold the pinned key.
+func (p Pin) roots(chain []*x509.Certificate) (*x509.CertPool, error) {
+	pool, found := x509.NewCertPool(), false
+	for _, cert := range chain {
+		if p.Matches(cert) && isCA(cert) {
+			pool.AddCert(cert)
+			found = true
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("no authority with the pin %s among %d certificates", p, len(chain))
+	}
+	return pool, nil
+}
+
+// signed checks that the pinned authority, which must be in the chain, vouches
+// for the leaf as a certificate for clients. The time is not checked.
+func (p Pin) signed(chain []*x509.Certificate) error {
+	return verifyChain(chain, x509.VerifyOptions{
+		CurrentTime: chain[0].NotBefore,
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, p.roots)
+}
