@@ -118,7 +118,7 @@ func randomDirection(rng *rand.Rand) []byte {
 
 func TestScannerAgreesWithParser(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 400 {
+	for range 150 {
 		wire := randomDirection(rng)
 		limit := 1 + rng.IntN(1<<rng.IntN(18))
 		checkScanner(t, wire, func() int { return 1 + rng.IntN(limit) })
