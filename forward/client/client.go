@@ -144,7 +144,7 @@ func (c *Client) Connect(ctx context.Context) error {
 // token, a certificate that does not verify): that reason is returned. All
 // sessions are closed then, and streams on them end with an error.
 func (c *Client) Run(ctx context.Context) error {
-	defer c.Close() //nolint:errcheck // sessions that end have nobody to tell
+	defer c.Close() // sessions that end have nobody to tell
 	c.setOnce(false)
 	pause := backoff{max: c.cfg.MaxBackoff}
 	avoid := ""
@@ -156,7 +156,7 @@ func (c *Client) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			if l != nil {
-				l.Close() //nolint:errcheck // never used
+				_ = l.Close() // never used
 			}
 			return nil
 		case isFinal(err):

@@ -109,7 +109,7 @@ func (c *Client) connect(ctx context.Context, avoid string) (*link, error) {
 				won = r.link
 				cancel()
 			default:
-				r.link.Close() //nolint:errcheck // the second winner was never used
+				_ = r.link.Close() // the second winner was never used
 			}
 		case <-patience.C:
 		}

@@ -25,7 +25,7 @@ func (c *Client) Dial(ctx context.Context, t Target) (forward.Conn, error) {
 		return nil, err
 	}
 	if err := r.WaitReply(ctx); err != nil {
-		r.Reset(err) //nolint:errcheck // the refusal is what matters
+		_ = r.Reset(err) // the refusal is what matters
 		return nil, fmt.Errorf("connect to %s: %w", t, err)
 	}
 	return r, nil

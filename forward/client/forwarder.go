@@ -68,7 +68,7 @@ func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, p Ports, 
 	local := forward.TCP(tc)
 	remote, err := f.Opener.Open(ctx, Target{Namespace: f.Namespace, Pod: f.Pod, Port: p.Remote})
 	if err != nil {
-		local.Reset(err) //nolint:errcheck // it is gone either way
+		_ = local.Reset(err) // it is gone either way
 	} else {
 		_, err = joiner.Join(ctx, local, remote, nil)
 	}

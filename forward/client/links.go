@@ -42,7 +42,7 @@ func (c *Client) install(l *link) error {
 	c.mu.Lock()
 	if err := c.ended; err != nil {
 		c.mu.Unlock()
-		l.Close() //nolint:errcheck // never used
+		_ = l.Close() // never used
 		return err
 	}
 	c.cur = l
@@ -70,7 +70,7 @@ func (c *Client) remove(l *link) {
 		c.cur = nil
 	}
 	c.mu.Unlock()
-	l.Close() //nolint:errcheck // it is dead already
+	_ = l.Close() // it is dead already
 }
 
 // retire takes a session that refuses new streams out of use and lets those
@@ -102,7 +102,7 @@ func (c *Client) prune() (gone []*link) {
 
 func closeAll(links []*link) {
 	for _, l := range links {
-		l.Close() //nolint:errcheck // they are dead already
+		_ = l.Close() // they are dead already
 	}
 }
 

@@ -179,7 +179,7 @@ func (l *Listener) serve(ctx context.Context, handle func(*net.TCPConn), trouble
 	var closer sync.WaitGroup
 	closer.Go(func() {
 		<-closing.Done()
-		l.Close() //nolint:errcheck // nobody is left to hear it
+		_ = l.Close() // nobody is left to hear it
 	})
 	var all sync.WaitGroup
 	for _, s := range l.sockets {

@@ -2,13 +2,12 @@ package client
 
 import (
 	"context"
-	"net"
 
 	"google.golang.org/grpc"
 
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
-	"github.com/culvert-k8s/culvert/forward/tunnel/rpc"
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -43,18 +42,16 @@ type tunnelSession struct {
 
 // newTunnelSession takes s over.
 func newTunnelSession(s *tunnel.Session) (*tunnelSession, error) {
-	cc, err := rpc.Dial(func(ctx context.Context) (net.Conn, error) {
-		return openWith(ctx, s, &stream.Open{Kind: stream.KindControl, ID: stream.NewID()})
-	})
+	cc, err := connect.Control(s)
 	if err != nil {
-		s.Close() //nolint:errcheck // never used
+		_ = s.Close() // never used
 		return nil, err
 	}
 	return &tunnelSession{Session: s, grpc: cc}, nil
 }
 
 func (t *tunnelSession) open(ctx context.Context, o *stream.Open) (conn, error) {
-	st, err := openWith(ctx, t.Session, o)
+	st, err := connect.Open(ctx, t.Session, o)
 	if err != nil {
 		return nil, err
 	}
@@ -63,32 +60,9 @@ func (t *tunnelSession) open(ctx context.Context, o *stream.Open) (conn, error) 
 	return c, nil
 }
 
-// openWith opens a stream and sends its first message.
-func openWith(ctx context.Context, s *tunnel.Session, o *stream.Open) (*tunnel.Stream, error) {
-	st, err := s.Open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	reset := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(reset)
-		st.Reset() //nolint:errcheck // frees the write below
-	})
-	err = stream.WriteOpen(st, o)
-	if !stop() {
-		<-reset
-		return nil, context.Cause(ctx)
-	}
-	if err != nil {
-		st.Reset() //nolint:errcheck // the write's error is what matters
-		return nil, err
-	}
-	return st, nil
-}
-
 func (t *tunnelSession) control() grpc.ClientConnInterface { return t.grpc }
 
 func (t *tunnelSession) Close() error {
-	t.grpc.Close() //nolint:errcheck // its stream ends with the session
+	_ = t.grpc.Close() // its stream ends with the session
 	return t.Session.Close()
 }

@@ -1,0 +1,75 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/culvert-k8s/culvert/forward"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+var errCut = errors.New("cable cut")
+
+// fakeSession is a session without a network.
+type fakeSession struct {
+	done chan struct{}
+	end  sync.Once
+	err  error
+
+	onOpen func(*stream.Open) (conn, error)
+	pods   func() ([]*controlv1.Pod, error)
+}
+
+func newFakeSession() *fakeSession { return &fakeSession{done: make(chan struct{})} }
+
+func (s *fakeSession) cut(err error) { s.end.Do(func() { s.err = err; close(s.done) }) }
+
+func (s *fakeSession) open(_ context.Context, o *stream.Open) (conn, error) {
+	select {
+	case <-s.done:
+		return nil, s.err
+	default:
+	}
+	if s.onOpen == nil {
+		return &fakeConn{}, nil
+	}
+	return s.onOpen(o)
+}
+
+func (s *fakeSession) control() grpc.ClientConnInterface { return fakeControl{s} }
+func (s *fakeSession) Done() <-chan struct{}             { return s.done }
+func (s *fakeSession) Err() error                        { return s.err }
+func (s *fakeSession) Close() error                      { s.cut(errors.New("closed")); return nil }
+
+// fakeControl answers ListPods.
+type fakeControl struct{ s *fakeSession }
+
+func (f fakeControl) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+	pods, err := f.s.pods()
+	if err == nil {
+		reply.(*controlv1.ListPodsResponse).Pods = pods
+	}
+	return err
+}
+
+func (f fakeControl) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, errors.New("no streams here")
+}
+
+// fakeConn is a stream that gives one answer.
+type fakeConn struct {
+	forward.Conn
+	reply error
+	reset error
+}
+
+func (c *fakeConn) WaitReply(context.Context) error { return c.reply }
+func (c *fakeConn) Read([]byte) (int, error)        { return 0, c.reply }
+func (c *fakeConn) Reset(cause error) error         { c.reset = cause; return nil }
+
+func (c *fakeConn) ReadLazy(func() []byte, func()) (int, error) { return 0, c.reply }
+func (c *fakeConn) WriteFrame(b []byte) (int, error)            { return len(b) - forward.Headroom, nil }
