@@ -1,0 +1,86 @@
+// Package relay is the middle of a forward: agents keep tunnels to it, clients
+// ask it for streams to pods, and it copies each stream between the two legs
+// without opening its frames.
+//
+// A connection is authenticated before anything is allocated for it, every
+// stream is authorized on its own, and one log line is written when a stream
+// ends. Who a caller is, what he may, and where a pod runs are asked through
+// the interfaces in this file; the standalone relay and the Kubernetes one
+// differ only in what stands behind them.
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// Role is what an authenticated peer may do.
+type Role uint8
+
+// Roles. RoleJoiner is an agent without a certificate that holds a join token:
+// it may ask for one and nothing else.
+const (
+	RoleNode   Role = 1
+	RoleUser   Role = 2
+	RoleJoiner Role = 3
+)
+
+// String returns "node", "user" or "joiner".
+func (r Role) String() string {
+	switch r {
+	case RoleNode:
+		return "node"
+	case RoleUser:
+		return "user"
+	case RoleJoiner:
+		return "joiner"
+	}
+	return "nobody"
+}
+
+// Identity is who a peer proved to be.
+type Identity struct {
+	Role   Role
+	Name   string   // node name or user name
+	Groups []string // of a user
+}
+
+// Authenticator says who a peer is from the TLS session and the Hello sent on
+// it. state.NegotiatedProtocol tells agents from clients. A refusal is a
+// *stream.Error; its text goes to the peer.
+type Authenticator interface {
+	Authenticate(ctx context.Context, state tls.ConnectionState, hello *stream.Hello) (Identity, error)
+}
+
+// Issuer makes certificates for nodes. A refusal is a *stream.Error.
+type Issuer interface {
+	// IssueNode answers a joiner: the name is the one in the request.
+	IssueNode(csr []byte) (chain [][]byte, renewAt time.Time, err error)
+	// RenewNode answers the node of that name.
+	RenewNode(name string, csr []byte) (chain [][]byte, renewAt time.Time, err error)
+}
+
+// Target is what a client asks for.
+type Target struct {
+	Namespace, Pod string
+	Port           uint16
+}
+
+// Place is where a pod is.
+type Place struct {
+	Node string
+	UID  string
+}
+
+// Locator finds pods. An unknown pod is a *stream.Error with PodNotFound.
+type Locator interface {
+	Locate(ctx context.Context, who Identity, t Target) (Place, error)
+}
+
+// Authorizer decides on each stream. A refusal is a *stream.Error.
+type Authorizer interface {
+	Authorize(ctx context.Context, who Identity, t Target) error
+}

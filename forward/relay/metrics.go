@@ -1,0 +1,56 @@
+package relay
+
+import (
+	"fmt"
+	"io"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// metrics are what a relay counts. Labels are bounded: no pod, no user.
+type metrics struct {
+	set      *vm.Set
+	up, down *vm.Counter
+	sessions map[Role]*vm.Gauge
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{set: vm.NewSet(), sessions: make(map[Role]*vm.Gauge)}
+	m.up = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="up"}`)
+	m.down = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="down"}`)
+	for _, r := range []Role{RoleNode, RoleUser, RoleJoiner} {
+		m.sessions[r] = m.set.NewGauge(fmt.Sprintf(`culvert_relay_sessions{role=%q}`, r), nil)
+	}
+	m.set.NewGauge(`culvert_relay_streams`, func() float64 { return float64(s.flows.len()) })
+	m.set.NewGauge(`culvert_relay_nodes`, func() float64 {
+		s.nodes.mu.Lock()
+		defer s.nodes.mu.Unlock()
+		return float64(len(s.nodes.all))
+	})
+	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(len(s.handshakes)) })
+	return m
+}
+
+// session counts a session that began (1) or ended (-1).
+func (m *metrics) session(r Role, n int) { m.sessions[r].Add(float64(n)) }
+
+// stream counts a stream that has ended.
+func (m *metrics) stream(code stream.Code, up, down int64) {
+	name := code.String()
+	if code > stream.NameTaken {
+		name = "unknown" // a peer may send any number, and each would be a series
+	}
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q}`, name)).Inc()
+	m.up.Add(int(up))
+	m.down.Add(int(down))
+}
+
+// refused counts a connection or a registration that was turned away.
+func (m *metrics) refused(reason string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_refused_total{reason=%q}`, reason)).Inc()
+}
+
+// WriteMetrics writes all metrics in the text format of Prometheus.
+func (s *Server) WriteMetrics(w io.Writer) { s.metrics.set.WritePrometheus(w) }
