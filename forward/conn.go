@@ -25,9 +25,10 @@ import (
 // wherever the implementation can tell.
 type Conn interface {
 	// Read reads at least one byte or fails. It returns io.EOF itself, not wrapped, if and only if
-	// the peer finished this direction, and then every further Read returns io.EOF as well. A
-	// stream that was cut short is io.ErrUnexpectedEOF or another error, so that a truncated
-	// transfer never looks like a complete one. Errors of a broken connection stay.
+	// the peer finished this direction, and then every further Read returns io.EOF as well, unless
+	// the connection was aborted in between. A stream that was cut short is io.ErrUnexpectedEOF or
+	// another error, so that a truncated transfer never looks like a complete one. Errors of a broken
+	// connection stay.
 	Read(p []byte) (int, error)
 
 	// Write writes all of p or returns an error with the number of bytes taken. It does not keep p.
@@ -41,9 +42,8 @@ type Conn interface {
 
 	// Reset aborts both directions. Blocked Reads and Writes of this side return, and so do all
 	// later ones, with an error that holds cause (nil means no cause is known). The peer's calls fail
-	// too, never with io.EOF unless it had already been given io.EOF or finish was under way before
-	// the reset. Data on its way may be lost. Reset does not wait for the peer and may be called any
-	// number of times: the first cause stays.
+	// too, and not with io.EOF unless this side had finished before. Data on its way may be lost. Reset
+	// does not wait for the peer and may be called any number of times: the first cause stays.
 	Reset(cause error) error
 
 	// Close releases the connection after both directions ended: the peer's io.EOF was read and
@@ -63,6 +63,16 @@ type LazyReader interface {
 	// every borrowed buffer has been released. The errors are those of Conn.Read. ReadLazy and Read may be
 	// mixed, by one reader at a time; ReadLazy calls neither function after it has returned.
 	ReadLazy(borrow func() []byte, release func()) (n int, err error)
+}
+
+// AbortWaiter is an optional part of a Conn that notices an abort although nobody reads any more. Without it a
+// peer that finished and then died is found out only by the next write, and a half-closed connection that
+// waits for its answer could wait for ever on behalf of nobody.
+type AbortWaiter interface {
+	// WaitAbort takes the place of Read once Read has returned io.EOF: it blocks until the connection is aborted
+	// by either side or breaks, and returns that error, never io.EOF. It returns nil as soon as there is nothing to wait
+	// for: after a Close that lost nothing, or when the implementation cannot watch any longer.
+	WaitAbort() error
 }
 
 // Headroom is the number of spare bytes before the payload of a frame given to a [FrameWriter].

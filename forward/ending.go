@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,14 @@ func (e *ending) standing(otherwise error) error {
 		return e.cause
 	}
 	return otherwise
+}
+
+// aborted returns the reason why the connection was aborted, or nil if it was not.
+func (e *ending) aborted() error {
+	if err := e.standing(nil); err != net.ErrClosed { // ErrClosed as it is: closed after both ends
+		return err
+	}
+	return nil
 }
 
 // readEOF notes the end of the reading direction and returns io.EOF, or the reason why the connection

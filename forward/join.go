@@ -25,7 +25,8 @@ type Live struct {
 // returns, everything it started has ended and both are closed.
 //
 // The end of one side finishes the other (CloseWrite), and the opposite direction stays open without a time
-// limit of its own. Any error of a read or a write, and the end of ctx, resets both sides with that cause.
+// limit of its own. Any error of a read or a write, and the end of ctx, resets both sides with that cause; so
+// does an abort by a side that had finished, at once if it is an AbortWaiter and at the next write if not.
 // A failed write is an error and not a half-close: the other side has to learn that its data went nowhere.
 //
 // The error is nil only if both sides finished. Otherwise it is the first cause: what the Conn returned, or
@@ -51,42 +52,52 @@ func (j *Joiner) Join(ctx context.Context, a, b Conn, live *Live) (Stats, error)
 		canceled.Done()
 	}
 	canceled.Wait()
-	return Stats{AtoB: p.ab.moved, BtoA: p.ba.moved}, p.close()
+	return Stats{AtoB: p.ab.moved, BtoA: p.ba.moved}, p.err
 }
 
 // pair is one running Join.
 type pair struct {
 	a, b   Conn
 	ab, ba pump
-	once   sync.Once
-	cause  error // written in once; read when nobody is left to call abort
+	ended  atomic.Int32 // directions that finished
+	once   sync.Once    // the pair is closed or aborted, never both
+	err    error        // the verdict; written in once
 }
 
-// carry runs one direction and aborts both if it fails.
+// carry runs one direction to its end, and then watches on its source for as long as the other direction runs.
+// The direction that finishes last closes both connections.
 func (p *pair) carry(d *pump) {
-	if err := d.run(); err != nil {
+	err := d.run()
+	if err == nil && p.ended.Add(1) == 2 {
+		p.close()
+		return
+	}
+	if err == nil {
+		err = d.watch()
+	}
+	if err != nil {
 		p.abort(err)
 	}
+}
+
+// close releases both sides after both directions finished.
+func (p *pair) close() {
+	p.once.Do(func() {
+		p.err = errors.Join(p.a.Close(), p.b.Close())
+	})
 }
 
 // abort resets both sides. The first caller's cause stays: the resets make the other direction fail as
 // well, and what it then says is only an echo.
 func (p *pair) abort(cause error) {
 	p.once.Do(func() {
-		p.cause = cause
-		// A reset that fails found its connection gone, which is what it wanted.
+		p.err = cause
+		// What fails here found its connection gone, as it should be.
 		_ = p.a.Reset(cause)
 		_ = p.b.Reset(cause)
+		_ = p.a.Close()
+		_ = p.b.Close()
 	})
-}
-
-// close releases both sides and returns the verdict on the whole.
-func (p *pair) close() error {
-	errA, errB := p.a.Close(), p.b.Close()
-	if p.cause != nil {
-		return p.cause
-	}
-	return errors.Join(errA, errB)
 }
 
 // pump carries one direction.
@@ -179,6 +190,15 @@ func (d *pump) finish() error {
 		return nil
 	}
 	return err
+}
+
+// watch waits until the finished source is aborted after all, and returns the reason; or nil when both sides
+// have been closed, or if the source cannot tell.
+func (d *pump) watch() error {
+	if w, ok := d.src.(AbortWaiter); ok {
+		return w.WaitAbort()
+	}
+	return nil
 }
 
 // borrow returns the payload part of a pooled buffer.

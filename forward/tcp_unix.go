@@ -79,6 +79,32 @@ func (l *lazyTCP) readOnce(fd uintptr) bool {
 	return true
 }
 
+// WaitAbort implements AbortWaiter. After the peer's end the poller still reports a reset, and with TCP
+// keepalive also a peer that has vanished.
+func (l *lazyTCP) WaitAbort() error {
+	var abort error
+	err := l.raw.Read(func(fd uintptr) bool {
+		if _, err := syscall.Getpeername(int(fd)); err == nil {
+			return false // still connected: another event, or none yet
+		}
+		if l.end.finished.Load() { // both directions ended, and the kernel is done with them
+			return true
+		}
+		abort = ResetBy(io.ErrUnexpectedEOF) // if a failing write was first to get the reason
+		if n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR); err == nil && n != 0 {
+			abort = os.NewSyscallError("wait", syscall.Errno(n))
+		}
+		return true
+	})
+	if abort != nil {
+		return l.broke(abort)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return l.end.aborted()
+}
+
 // silentReset reports whether an end just read from the socket is in truth a reset.
 //
 // The kernel reports a reset once. If a blocked write was first to get it, read(2) returns 0 from then on, as

@@ -13,7 +13,7 @@ import (
 const PipeBuffer = 16 << 10
 
 // Pipe returns the two ends of a connection in memory. It keeps the contract of forward.Conn to the letter,
-// is a forward.LazyReader and a forward.FrameWriter, and starts no goroutine. All its waiting is durably
+// is a LazyReader, a FrameWriter and an AbortWaiter, and starts no goroutine. All its waiting is durably
 // blocking in the sense of testing/synctest.
 //
 // A reset is stricter than on a network: the peer gets nothing of what it had not read yet.
@@ -83,6 +83,20 @@ func (e *pipeEnd) ReadLazy(borrow func() []byte, release func()) (int, error) {
 		release()
 	}
 	return n, err
+}
+
+// WaitAbort implements forward.AbortWaiter.
+func (e *pipeEnd) WaitAbort() error {
+	l := e.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for e.out.writeErr == nil {
+		l.wake.Wait()
+	}
+	if e.out.writeErr == net.ErrClosed { // closed after both ends; an abort says ErrReset
+		return nil
+	}
+	return e.out.writeErr
 }
 
 // waitIn waits until there is data, and returns an error if there never will be.

@@ -26,7 +26,7 @@ func TestPipe(t *testing.T) {
 
 // In a bubble a case that hangs shows at once: only the watchdog's timer can wake anything.
 func TestPipeInBubble(t *testing.T) {
-	for _, group := range [][]testCase{finishCases, abortCases, unblockCases, lazyCases, frameCases, errResetCases} {
+	for _, group := range [][]testCase{finishCases, abortCases, unblockCases, lazyCases, frameCases, waitCases, errResetCases} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -56,6 +56,8 @@ func TestSuiteCatches(t *testing.T) {
 		{"bytes are lost", bulkCases, func(c forward.Conn) forward.Conn { return lossy{c} }},
 		{"idle holds a buffer", lazyCases, func(c forward.Conn) forward.Conn { return eager{c} }},
 		{"frame changes the payload", frameCases, func(c forward.Conn) forward.Conn { return scribbler{c} }},
+		{"wait sees a clean end as abort", waitCases, func(c forward.Conn) forward.Conn { return alarmist{c} }},
+		{"wait misses the abort", waitCases, func(c forward.Conn) forward.Conn { return sleeper{c} }},
 		{"cause is lost", errResetCases, func(c forward.Conn) forward.Conn { return causeless{c} }},
 	}
 	for _, tt := range tests {
@@ -147,3 +149,11 @@ func (c scribbler) WriteFrame(b []byte) (int, error) {
 type causeless struct{ forward.Conn }
 
 func (c causeless) Reset(error) error { return c.Conn.Reset(nil) }
+
+type alarmist struct{ forward.Conn }
+
+func (c alarmist) WaitAbort() error { return forward.ErrReset }
+
+type sleeper struct{ forward.Conn }
+
+func (c sleeper) WaitAbort() error { return nil }
