@@ -1,0 +1,6 @@
+//go:build linux && !race
+
+package lab
+
+// raceDetector tells whether this program was built with the race detector.
+const raceDetector = false
