@@ -5,9 +5,11 @@ package lab
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +31,9 @@ func Build(ctx context.Context) (*Binaries, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := noteSources(); err != nil {
+		return nil, err
+	}
 	args := []string{"-o", dir + string(filepath.Separator)}
 	if raceDetector {
 		args = append([]string{"-race"}, args...)
@@ -43,6 +48,27 @@ func Build(ctx context.Context) (*Binaries, error) {
 	}
 	b.PodServer, err = BuildPodServer(ctx, dir)
 	return b, err
+}
+
+// noteSources reads the directories of the module's sources. go test takes a
+// result from its cache unless a file that the test itself looked at changed, and
+// what go build looks at does not count: without this, a test of the programs
+// would stay green while they change.
+func noteSources() error {
+	root, err := ModuleDir()
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() || path == root {
+			return err
+		}
+		hidden := strings.HasPrefix(entry.Name(), ".")
+		if hidden || entry.Name() == "artifacts" || path == filepath.Join(root, "bin") {
+			return fs.SkipDir
+		}
+		return nil
+	})
 }
 
 // buildDir makes the directory of the binaries and locks it: test binaries of
