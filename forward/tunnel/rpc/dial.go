@@ -52,7 +52,6 @@ func Dial(open func(ctx context.Context) (net.Conn, error), extra ...grpc.DialOp
 		}),
 		grpc.WithReadBufferSize(bufferSize),
 		grpc.WithWriteBufferSize(bufferSize),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithStaticStreamWindowSize(streamWindow),
 		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithMaxHeaderListSize(maxHeaderList),

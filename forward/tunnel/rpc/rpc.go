@@ -24,7 +24,8 @@ const (
 	// them. Culvert's own calls carry none.
 	maxHeaderList = 8 << 10
 
-	// bufferSize is the read and the write buffer of one connection in bytes.
+	// bufferSize is the read and the write buffer of one connection in bytes; gRPC
+	// itself gives the write buffer back while nothing is written.
 	// A relay holds one connection for each agent: gRPC's default of 32 KiB
 	// each way would cost more than the agent's whole record.
 	bufferSize = 4 << 10

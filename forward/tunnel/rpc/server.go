@@ -30,7 +30,6 @@ func NewServer(extra ...grpc.ServerOption) *grpc.Server {
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.ReadBufferSize(bufferSize),
 		grpc.WriteBufferSize(bufferSize),
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 	}

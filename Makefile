@@ -1,0 +1,135 @@
+# Everything here needs Go, make, a C compiler (the race detector) and Debian
+# packages that .ci/run names. Tools are built from tools/*/go.mod.
+
+GO       ?= go
+GOTEST   ?= $(GO) test
+FUZZTIME ?= 10s
+COMMANDS := culvert culvert-relay culvert-agent
+
+CACHE    := $(CURDIR)/.cache
+TOOLS    := $(CACHE)/tools
+RUNTIME  := $(CACHE)/runtime
+BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
+
+# The client runs on people's machines, the other two on servers.
+CLIENT_PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+SERVER_PLATFORMS := linux/amd64 linux/arm64
+# Packages that must compile, tests too, where there is no Linux.
+PORTABLE := ./cmd/culvert/... ./forward/... ./netns/... ./proto/...
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the three commands into bin/
+	$(BUILD) -o bin/ $(COMMANDS:%=./cmd/%)
+
+.PHONY: cross
+cross: $(CLIENT_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-relay/%) $(SERVER_PLATFORMS:%=cross/culvert-agent/%) ## every command for every platform into bin/OS-ARCH/
+
+cross/%: command = $(word 1,$(subst /, ,$*))
+cross/%: os = $(word 2,$(subst /, ,$*))
+cross/%: arch = $(word 3,$(subst /, ,$*))
+cross/%:
+	GOOS=$(os) GOARCH=$(arch) $(BUILD) -o bin/$(os)-$(arch)/ ./cmd/$(command)
+
+.PHONY: test
+test: ## every test, with the race detector; as root also those with namespaces
+	$(GOTEST) -race -timeout 25m ./...
+
+.PHONY: test-unit
+test-unit: ## the tests of the rooms, without those that cross processes
+	$(GOTEST) -race -timeout 10m $$($(GO) list ./... | grep -v '/culvert/test')
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	@$(GO) list -f '{{$$p := .ImportPath}}{{$$d := .Dir}}{{range .TestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}' ./... | \
+	while read -r pkg file; do \
+		sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r name; do \
+			echo "fuzz $$pkg $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+		done; \
+	done
+
+.PHONY: cover
+cover: ## statement coverage of the tests
+	@mkdir -p $(CACHE)
+	$(GOTEST) -timeout 25m -coverpkg ./... -coverprofile $(CACHE)/cover.out ./...
+	$(GO) tool cover -func $(CACHE)/cover.out | tail -n 1
+
+.PHONY: lint
+lint: vet $(TOOLS)/golangci-lint $(TOOLS)/buf ## golangci-lint, buf lint, go vet for other systems
+	cd proto && $(TOOLS)/buf lint
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: vet
+vet: ## gofmt, go vet for Linux, macOS and Windows
+	@unformatted=$$(git ls-files -z '*.go' | xargs -0 gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet $(PORTABLE)
+	GOOS=windows $(GO) vet $(PORTABLE)
+
+GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+
+.PHONY: generate
+generate: $(GENERATORS) ## Go code from the .proto files
+	cd proto && PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate
+
+.PHONY: check-generate
+check-generate: $(GENERATORS) ## fail if the generated code is not what the .proto files say
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && cd proto && \
+	PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate -o "$$fresh" && \
+	for file in $$(find . -name '*.pb.go') $$(cd "$$fresh" && find . -name '*.pb.go'); do \
+		diff -u "$$file" "$$fresh/$$file" || { echo "run make generate and commit the result"; exit 1; }; \
+	done
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach
+	$(TOOLS)/govulncheck ./...
+
+.PHONY: runtime
+runtime: ## containerd and runc for the tests with real pods, into .cache/runtime/
+	$(GO) build -C test/runtime -trimpath -tags seccomp -o $(RUNTIME)/ tool
+
+.PHONY: demo
+demo: ## a forward to a pod-like namespace on this machine, told step by step; needs root
+	$(GO) run ./test/demo
+
+.PHONY: run
+run: build ## a standalone relay on this machine, state in .cache/relay/
+	bin/culvert-relay serve --listen 127.0.0.1:7443 --advertise 127.0.0.1 --state-dir $(CACHE)/relay
+
+.PHONY: size
+size: $(SERVER_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-relay/%) $(SERVER_PLATFORMS:%=cross/culvert-agent/%) ## size of the Linux binaries, and how many packages each links
+	@for command in $(COMMANDS); do \
+		packages=$$($(GO) list -deps ./cmd/$$command | wc -l); \
+		for platform in $(subst /,-,$(SERVER_PLATFORMS)); do \
+			printf '%-14s %-12s %9d bytes, %4d packages\n' $$command $$platform $$(stat -c %s bin/$$platform/$$command) $$packages; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin $(CACHE) test/artifacts
+
+# golangci-lint and buf have modules of their own, since each wants its
+# dependencies in exactly the versions it was tested with.
+$(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	CGO_ENABLED=0 $(GO) build -C tools/lint -trimpath -o $(TOOLS)/ tool
+	@touch $@
+
+$(TOOLS)/buf: tools/buf/go.mod tools/buf/go.sum
+	CGO_ENABLED=0 $(GO) build -C tools/buf -trimpath -o $(TOOLS)/ tool
+	@touch $@
+
+SMALL := $(addprefix $(TOOLS)/,benchstat gotestsum govulncheck protoc-gen-go protoc-gen-go-grpc)
+$(SMALL) &: tools/go.mod tools/go.sum
+	CGO_ENABLED=0 $(GO) build -C tools -trimpath -o $(TOOLS)/ tool
+	@touch $(SMALL)
