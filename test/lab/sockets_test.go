@@ -128,3 +128,30 @@ func TestSocketsOfProcess(t *testing.T) {
 		t.Errorf("process holds %v of %v, %v", held, all, err)
 	}
 }
+
+// TestSocketsOfPodServer is about a program in Go: its listeners may speak
+// Multipath TCP, which has sockets above those in the table.
+func TestSocketsOfPodServer(t *testing.T) {
+	n := ForTest(t, "h")
+	program, err := BuildPodServer(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, err := n.Host("h").Pod(t.Context(), "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pod.Serve(program, "-echo", "7000"); err != nil {
+		t.Fatal(err)
+	}
+	talk(t, pod.Namespace, "127.0.0.1:7000", "hello")
+	all, err := pod.Sockets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := n.processes(pod.Namespace)[0]
+	held, err := server.Sockets(Listeners(all))
+	if err != nil || len(held) != 1 || held[0].Local != netip.MustParseAddrPort("127.0.0.1:7000") {
+		t.Errorf("podserver holds %v of %v, %v", held, all, err)
+	}
+}
