@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
@@ -106,7 +107,10 @@ func hosts(advertise []string) ([]string, error) {
 	all := []string{"localhost", "127.0.0.1", "::1"}
 	for _, a := range advertise {
 		host := a
-		if h, _, err := net.SplitHostPort(a); err == nil {
+		if h, port, err := net.SplitHostPort(a); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+				return nil, fmt.Errorf("advertised name %q has a bad port", a)
+			}
 			host = h
 		} else if strings.HasPrefix(a, "[") && strings.HasSuffix(a, "]") {
 			host = a[1 : len(a)-1]

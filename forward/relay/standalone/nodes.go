@@ -5,6 +5,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
@@ -116,7 +117,8 @@ func (s *State) claim(req *request) error {
 		rec, err := s.readRecord(req.name)
 		if err == nil {
 			if rec.key == req.pin {
-				return nil
+				// Whoever wrote it may have died before its name was safe.
+				return identity.SyncDir(filepath.Join(s.dir, nodesDir))
 			}
 			return &stream.Error{Code: stream.NameTaken, Text: fmt.Sprintf(
 				"node name %q belongs to another key; if the node lost its key, run: culvert-relay forget %s", req.name, req.name)}
