@@ -50,6 +50,7 @@ var (
 	_ forward.Conn        = (*Conn)(nil)
 	_ forward.LazyReader  = (*Conn)(nil)
 	_ forward.FrameWriter = (*Conn)(nil)
+	_ forward.AbortWaiter = (*Conn)(nil)
 )
 
 // NewConn makes a Conn of a stream on which Open has been sent or read, and
@@ -191,6 +192,20 @@ func (c *Conn) failRead(err error) error {
 		c.readErr = err
 	}
 	return err
+}
+
+// WaitAbort waits, after the peer finished, for it to abort all the same or
+// for the session to be lost.
+func (c *Conn) WaitAbort() error {
+	err := c.st.waitGone()
+	a := c.aborted.Load()
+	switch {
+	case a == nil:
+		return err
+	case errors.Is(*a, forward.ErrReset):
+		return *a
+	}
+	return nil // closed after both ends
 }
 
 // Write writes p in frames of its own. WriteFrame spares the copy.

@@ -22,8 +22,9 @@ var errPingFlood = errors.New("peer floods the session with pings")
 // that it can give the local session a frame the peer never sent (a reset),
 // and it holds an error back until every reader has left the session.
 type inbound struct {
-	r     io.Reader
-	onEnd func(error) error // called once by the reader; its error is returned
+	r       io.Reader
+	onEnd   func(error) error // called once by the reader; its error is returned
+	onReset func(id uint32)   // the peer reset a stream; called by the reader
 	start time.Time
 	last  atomic.Int64 // nanoseconds after start at which the last byte came
 
@@ -41,8 +42,8 @@ type inbound struct {
 	pingSeen   time.Duration
 }
 
-func newInbound(r io.Reader, onEnd func(error) error) *inbound {
-	return &inbound{r: r, onEnd: onEnd, start: time.Now(), pingBudget: pingBurst}
+func newInbound(r io.Reader, onEnd func(error) error, onReset func(id uint32)) *inbound {
+	return &inbound{r: r, onEnd: onEnd, onReset: onReset, start: time.Now(), pingBudget: pingBurst}
 }
 
 // silence returns how long ago the last byte came in.
@@ -127,13 +128,17 @@ func (in *inbound) follow(p []byte) error {
 			return nil
 		}
 		in.have = 0
+		flags := binary.BigEndian.Uint16(in.hdr[2:])
 		switch in.hdr[1] {
 		case typeData:
 			in.body = binary.BigEndian.Uint32(in.hdr[8:])
 		case typePing:
-			if binary.BigEndian.Uint16(in.hdr[2:])&flagSYN != 0 && !in.mayPing() {
+			if flags&flagSYN != 0 && !in.mayPing() {
 				return errPingFlood
 			}
+		}
+		if in.hdr[1] <= typeWindow && flags&flagRST != 0 {
+			in.onReset(binary.BigEndian.Uint32(in.hdr[4:]))
 		}
 	}
 	return nil

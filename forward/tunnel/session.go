@@ -58,6 +58,7 @@ type Session struct {
 
 	mu        sync.Mutex
 	streams   map[*Stream]struct{}
+	byID      map[uint32]*Stream
 	lingering map[*Stream]time.Time // until when
 	nudge     chan struct{}         // a stream began to linger
 
@@ -74,13 +75,14 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 		cfg:       cfg.withDefaults(),
 		car:       c,
 		streams:   make(map[*Stream]struct{}),
+		byID:      make(map[uint32]*Stream),
 		lingering: make(map[*Stream]time.Time),
 		left:      make(chan struct{}, 1),
 		nudge:     make(chan struct{}, 1),
 		done:      make(chan struct{}),
 	}
 	s.out = newOutbound(c.Conn, c.rec, s.fail)
-	s.in = newInbound(c.Conn, s.hold)
+	s.in = newInbound(c.Conn, s.hold, s.peerReset)
 	start := yamux.Server
 	if client {
 		start = yamux.Client
@@ -221,6 +223,7 @@ func (s *Session) Accept(ctx context.Context) (*Stream, error) {
 		st := newStream(s)
 		st.attach(ys)
 		if err := s.add(st); err != nil {
+			s.remove(st)
 			if !errors.Is(err, ErrTooManyStreams) {
 				return nil, err
 			}
@@ -267,9 +270,22 @@ func (s *Session) add(st *Stream) error {
 	return nil
 }
 
+// peerReset hears that the peer reset a stream.
+func (s *Session) peerReset(id uint32) {
+	s.mu.Lock()
+	st := s.byID[id]
+	s.mu.Unlock()
+	if st != nil {
+		st.goneOnce.Do(func() { close(st.gone) })
+	}
+}
+
 func (s *Session) remove(st *Stream) {
 	s.mu.Lock()
 	delete(s.streams, st)
+	if st.ys != nil {
+		delete(s.byID, st.ys.StreamID())
+	}
 	delete(s.lingering, st)
 	s.mu.Unlock()
 }

@@ -31,6 +31,9 @@ type Stream struct {
 	slim    bool         // its buffer was given back; only watch touches it
 	state   atomic.Int32 // streamOpen and on
 
+	gone     chan struct{} // closed when the stream was reset, by either end
+	goneOnce sync.Once
+
 	finOnce sync.Once // CloseWrite
 	sawEOF  atomic.Bool
 
@@ -47,11 +50,12 @@ const (
 
 var _ net.Conn = (*Stream)(nil)
 
-func newStream(s *Session) *Stream { return &Stream{sess: s} }
+func newStream(s *Session) *Stream { return &Stream{sess: s, gone: make(chan struct{})} }
 
 func (st *Stream) attach(ys *yamux.Stream) {
 	st.sess.mu.Lock()
 	st.ys = ys
+	st.sess.byID[ys.StreamID()] = st
 	st.sess.mu.Unlock()
 }
 
@@ -218,7 +222,21 @@ func (st *Stream) Close() error {
 	if !st.state.CompareAndSwap(streamOpen, streamClosed) {
 		return nil
 	}
+	st.goneOnce.Do(func() { close(st.gone) })
 	return st.retire()
+}
+
+// waitGone waits until the stream is reset or closed, or its session lost.
+func (st *Stream) waitGone() error {
+	select {
+	case <-st.gone:
+	case <-st.sess.done:
+		return st.sess.Err()
+	}
+	if err := st.closedErr(); err != nil {
+		return err
+	}
+	return fmt.Errorf("stream to %s: %w", st.sess.RemoteAddr(), forward.ErrReset)
 }
 
 // retire ends this direction and lets the session see to the rest.
@@ -272,6 +290,7 @@ func (st *Stream) Reset() error {
 	if !st.state.CompareAndSwap(streamOpen, streamReset) {
 		return nil
 	}
+	st.goneOnce.Do(func() { close(st.gone) })
 	defer st.sess.remove(st)
 	if err := st.sess.enter(); err != nil {
 		return nil //nolint:nilerr // the stream has ended with its session
