@@ -103,7 +103,15 @@ func serverTLS(t *testing.T, cert *tls.Certificate, agents, clients *pki) *tls.C
 	return tc
 }
 
-func TestClientVerifiesRelay(t *testing.T) {
+type relayCase struct {
+	name   string
+	cfg    ClientConfig
+	server *tls.Certificate
+	want   string // part of the client's error, empty for success
+}
+
+func relayCases(t *testing.T) []relayCase {
+	t.Helper()
 	ca, other := newPKI(t, nil), newPKI(t, nil)
 	expired := newPKI(t, func(c *x509.Certificate) { c.NotAfter = epoch.Add(-time.Minute) })
 	notCA := newPKI(t, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
@@ -124,13 +132,7 @@ func TestClientVerifiesRelay(t *testing.T) {
 	for range maxChain {
 		long.Certificate = append(long.Certificate, ca.cert.Raw)
 	}
-
-	cases := []struct {
-		name   string
-		cfg    ClientConfig
-		server *tls.Certificate
-		want   string // part of the client's error, empty for success
-	}{
+	return []relayCase{
 		{"pin", ClientConfig{CAPin: ca.pin()}, good, ""},
 		{"pin in upper case", ClientConfig{CAPin: "sha256:" + strings.ToUpper(ca.pin()[7:])}, good, ""},
 		{"pin and ipv4", ClientConfig{CAPin: ca.pin(), ServerName: "10.0.0.1"}, good, ""},
@@ -155,7 +157,10 @@ func TestClientVerifiesRelay(t *testing.T) {
 		}), "incompatible key usage"},
 		{"endless chain", ClientConfig{CAPin: ca.pin()}, &long, "at most 16"},
 	}
-	for _, c := range cases {
+}
+
+func TestClientVerifiesRelay(t *testing.T) {
+	for _, c := range relayCases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			o := handshake(t, clientTLS(t, c.cfg), serverTLS(t, c.server, nil, nil))
 			if c.want == "" {
