@@ -62,6 +62,17 @@ func (h *Host) admit(p *BarePod) error {
 	return errNoAddress
 }
 
+// dismiss takes the pod off the host's list; false if it was not on it.
+func (h *Host) dismiss(p *BarePod) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.byIP[p.addr] != p {
+		return false
+	}
+	delete(h.byIP, p.addr)
+	return true
+}
+
 func (p *BarePod) build(ctx context.Context) error {
 	if err := p.create(); err != nil {
 		return err
@@ -103,13 +114,7 @@ func (p *BarePod) Addr() netip.Addr { return p.addr }
 // Delete kills the processes that were started in the pod through the lab and
 // removes the pod. Idempotent.
 func (p *BarePod) Delete() error {
-	p.host.mu.Lock()
-	gone := p.host.byIP[p.addr] != p
-	if !gone {
-		delete(p.host.byIP, p.addr)
-	}
-	p.host.mu.Unlock()
-	if gone {
+	if !p.host.dismiss(p) {
 		return nil
 	}
 	for _, process := range p.host.net.processes(p.Namespace) {

@@ -106,10 +106,11 @@ func (h *Host) setPort(ctx context.Context, state string) error {
 	return err
 }
 
-// remove deletes the pods and the namespace.
+// remove takes away the namespaces of the pods and of the host, and with them
+// all devices. It comes after the processes have ended.
 func (h *Host) remove() error {
 	for _, pod := range h.Pods() {
-		if err := pod.Delete(); err != nil {
+		if err := pod.remove(); err != nil {
 			return err
 		}
 	}

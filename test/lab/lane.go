@@ -11,8 +11,13 @@ import (
 	"time"
 )
 
-// laneChunk is the most that is read at once.
-const laneChunk = 64 << 10
+const (
+	// laneChunk is the most that is read at once.
+	laneChunk = 64 << 10
+	// laneBurst is how much time a limited rate can make up for, since timers
+	// fire late.
+	laneBurst = 10 * time.Millisecond
+)
 
 // parcel is what travels in a lane: bytes, or the end of the stream.
 type parcel struct {
@@ -87,11 +92,11 @@ func (d *lane) read() {
 		n, err := d.src.Read(buf[:chunkFor(way.Rate)])
 		way, _ = d.current() // it may have changed while the read waited
 		now := time.Now()
-		free = later(free, now)
+		free = later(free, now.Add(-laneBurst))
 		if way.Rate > 0 {
 			free = free.Add(time.Duration(n) * time.Second / time.Duration(way.Rate))
 		}
-		next := parcel{due: free.Add(way.Delay), data: bytes.Clone(buf[:n])}
+		next := parcel{due: later(free, now).Add(way.Delay), data: bytes.Clone(buf[:n])}
 		if n > 0 && !way.Blackhole && !d.push(next) {
 			break
 		}
