@@ -60,7 +60,7 @@ func (c *Credentials) node(state tls.ConnectionState) (Identity, error) {
 	if err != nil {
 		return Identity{}, unauthenticated(err.Error())
 	}
-	return Identity{Role: RoleNode, Name: name}, nil
+	return Identity{Role: RoleNode, Name: name, Cert: leaf}, nil
 }
 
 func (c *Credentials) user(state tls.ConnectionState) (Identity, error) {
@@ -72,7 +72,7 @@ func (c *Credentials) user(state tls.ConnectionState) (Identity, error) {
 	if err != nil {
 		return Identity{}, unauthenticated(err.Error())
 	}
-	return Identity{Role: RoleUser, Name: p.Name, Groups: p.Groups}, nil
+	return Identity{Role: RoleUser, Name: p.Name, Groups: p.Groups, Cert: leaf}, nil
 }
 
 // verified returns the peer's certificate if TLS has verified it.

@@ -12,6 +12,7 @@ package relay
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"time"
 
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -46,6 +47,8 @@ type Identity struct {
 	Role   Role
 	Name   string   // node name or user name
 	Groups []string // of a user
+	// Cert is the verified certificate, nil if the peer proved itself otherwise.
+	Cert *x509.Certificate
 }
 
 // Authenticator says who a peer is from the TLS session and the Hello sent on
@@ -59,8 +62,8 @@ type Authenticator interface {
 type Issuer interface {
 	// IssueNode answers a joiner: the name is the one in the request.
 	IssueNode(csr []byte) (chain [][]byte, renewAt time.Time, err error)
-	// RenewNode answers the node of that name.
-	RenewNode(name string, csr []byte) (chain [][]byte, renewAt time.Time, err error)
+	// RenewNode answers the node that showed the certificate.
+	RenewNode(cert *x509.Certificate, csr []byte) (chain [][]byte, renewAt time.Time, err error)
 }
 
 // Target is what a client asks for.

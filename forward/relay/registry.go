@@ -72,7 +72,7 @@ func (r *registryService) Renew(ctx context.Context, req *controlv1.RenewRequest
 	if len(req.GetCsr()) > maxCSR {
 		return nil, status.Errorf(codes.InvalidArgument, "certificate request of %d bytes, at most %d are allowed", len(req.GetCsr()), maxCSR)
 	}
-	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(p.who.Name, req.GetCsr())
+	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(p.who.Cert, req.GetCsr())
 	if err != nil {
 		r.srv.cfg.Log.Warn("renewal refused", "node", p.who.Name, "err", err)
 		return nil, statusOf(err)

@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel"
+)
+
+// Config is what an Agent needs. Node, Relays, Pods, Dial and Identity must
+// be set.
+type Config struct {
+	// Node is the name this agent claims; its credential must prove it.
+	Node string
+
+	// Relays are host:port. The agent keeps a tunnel to each.
+	Relays []string
+
+	// Identity proves the name to a relay.
+	Identity Identity
+
+	// Pods knows the pods of this node.
+	Pods Pods
+
+	// Dial reaches them.
+	Dial PodDialer
+
+	// Policy refuses streams. The zero value lets everything but host-network
+	// pods pass.
+	Policy Policy
+
+	// Version is shown to relays.
+	Version string
+
+	// Proxy returns the HTTP proxy for a URL, or nil for none. nil: no proxy.
+	Proxy func(*url.URL) (*url.URL, error)
+
+	// Log gets one line for each stream and each tunnel that ends. nil: none.
+	Log *slog.Logger
+
+	// Tunnel sets the limits of each session.
+	Tunnel tunnel.Config
+
+	// DialTimeout bounds one attempt at a relay. 0 means 10 s.
+	DialTimeout time.Duration
+
+	// MaxBackoff bounds the pause between attempts. 0 means 5 s.
+	MaxBackoff time.Duration
+
+	// OpenTimeout bounds reading Open, finding the pod and dialling it, each.
+	// 0 means 5 s.
+	OpenTimeout time.Duration
+
+	// DrainTimeout is how long running streams may go on after the end of
+	// Run's context. 0 means 30 s.
+	DrainTimeout time.Duration
+}
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Node == "":
+		return c, errors.New("agent needs the name of its node")
+	case len(c.Relays) == 0:
+		return c, errors.New("agent needs at least one relay")
+	case c.Pods == nil || c.Dial == nil || c.Identity == nil:
+		return c, errors.New("agent needs a source of pods, a way to dial them and an identity")
+	}
+	seen := make(map[string]bool)
+	for _, r := range c.Relays {
+		if seen[r] {
+			return c, fmt.Errorf("relay %s is named twice", r)
+		}
+		seen[r] = true
+	}
+	setDefault(&c.DialTimeout, 10*time.Second)
+	setDefault(&c.MaxBackoff, 5*time.Second)
+	setDefault(&c.OpenTimeout, 5*time.Second)
+	setDefault(&c.DrainTimeout, 30*time.Second)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func setDefault(v *time.Duration, d time.Duration) {
+	if *v <= 0 {
+		*v = d
+	}
+}

@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/netns"
+)
+
+// NetnsDialer is the PodDialer of a real node: it enters the pod's network
+// namespace. The zero value works.
+type NetnsDialer struct {
+	// Dialer bounds the dials.
+	Dialer netns.Dialer
+}
+
+var _ PodDialer = (*NetnsDialer)(nil)
+
+// DialPod connects to a port on the localhost of the pod.
+func (d *NetnsDialer) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error) {
+	h, err := open(pod)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	defer h.Close()
+	c, err := d.Dialer.Dial(ctx, h, port)
+	if err != nil {
+		return nil, fmt.Errorf("dial pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return podConn{c}, nil
+}
+
+func open(pod sandbox.Pod) (*netns.Handle, error) {
+	if pod.HostNetwork {
+		return netns.OpenHost()
+	}
+	return netns.Open(pod.NetNS)
+}
+
+type podConn struct{ *netns.Conn }

@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+)
+
+// nodeService answers the questions of relays.
+type nodeService struct {
+	controlv1.UnimplementedNodeServer
+	agent *Agent
+}
+
+// ListPods returns every pod the agent can reach.
+func (n *nodeService) ListPods(_ context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
+	out := &controlv1.ListPodsResponse{}
+	for _, p := range n.agent.cfg.Pods.List() {
+		if req.GetNamespace() == "" || req.GetNamespace() == p.Namespace {
+			out.Pods = append(out.Pods, protoPod(p))
+		}
+	}
+	return out, nil
+}
+
+// Describe says what the agent knows of a pod and what its policy says.
+func (n *nodeService) Describe(ctx context.Context, req *controlv1.DescribeRequest) (*controlv1.DescribeResponse, error) {
+	if req.GetPort() > 65535 {
+		return nil, status.Errorf(codes.InvalidArgument, "port %d is not a number from 1 to 65535", req.GetPort())
+	}
+	pod, err := n.agent.cfg.Pods.Lookup(ctx, req.GetUid())
+	if errors.Is(err, sandbox.ErrNotFound) {
+		return nil, status.Errorf(codes.NotFound, "no pod with uid %q on this node", req.GetUid())
+	}
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	out := &controlv1.DescribeResponse{Pod: protoPod(pod), Allowed: true}
+	if req.GetPort() != 0 {
+		if err := n.agent.cfg.Policy.Check(pod, uint16(req.GetPort())); err != nil {
+			out.Allowed, out.Reason = false, err.Error()
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/cmd/internal/boot"
+	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
+)
+
+// agentFlags are the flags of the agent.
+type agentFlags struct {
+	relays               boot.List
+	node                 string
+	stateDir             string
+	joinToken            string
+	relayCA, relayPin    string
+	tlsCert, tlsKey      string
+	source               string
+	socket, k8sNamespace string
+	netnsDir             string
+	allowNS, denyNS      boot.List
+	allowPorts           string
+	denyPorts            string
+	allowHost            bool
+	health               string
+	drain                time.Duration
+	maxDials             int
+	logFormat, logLevel  string
+}
+
+func (f *agentFlags) register(fl *flag.FlagSet, nodeName string) {
+	fl.Var(&f.relays, "relay", "`host:port` of a relay; may be repeated, a tunnel is kept to each")
+	fl.StringVar(&f.node, "node", nodeName, "name of this node; default $NODE_NAME, else the host name")
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/culvert-agent", "directory of this agent's keys and certificates; made if needed")
+	fl.StringVar(&f.joinToken, "join-token-file", "", "`file` with the relay's join token, needed until there is a certificate")
+	fl.StringVar(&f.relayCA, "relay-ca", "", "`file` with the authorities of the relays (PEM)")
+	fl.StringVar(&f.relayPin, "relay-ca-pin", "", "pin of the relays' authority, sha256:<hex>, instead of --relay-ca")
+	fl.StringVar(&f.tlsCert, "tls-cert", "", "`file` with a node certificate of your own (PEM), instead of joining")
+	fl.StringVar(&f.tlsKey, "tls-key", "", "`file` with the key of --tls-cert (PEM)")
+	fl.StringVar(&f.source, "source", "", "where pods are found: containerd or named; default containerd if its socket exists, else named")
+	fl.StringVar(&f.socket, "containerd-socket", sandbox.DefaultSocket, "socket of containerd")
+	fl.StringVar(&f.k8sNamespace, "containerd-namespace", sandbox.DefaultNamespace, "containerd's namespace of the pods")
+	fl.StringVar(&f.netnsDir, "netns-dir", "/run/netns", "directory of network namespaces, for the source named")
+	fl.Var(&f.allowNS, "allow-namespaces", "the only namespaces that may be reached")
+	fl.Var(&f.denyNS, "deny-namespaces", "namespaces that may not be reached")
+	fl.StringVar(&f.allowPorts, "allow-ports", "", "the only ports that may be reached, as 80,8000-8100")
+	fl.StringVar(&f.denyPorts, "deny-ports", "", "ports that may not be reached, as 22,10250")
+	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the node's localhost")
+	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; empty for none")
+	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
+	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
+	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func (f *agentFlags) check() error {
+	if f.node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find the name of this node: %w; give --node", err)
+		}
+		f.node = name
+	}
+	switch {
+	case len(f.relays) == 0:
+		return errors.New("no relay: give --relay host:port")
+	case (f.relayCA == "") == (f.relayPin == ""):
+		return errors.New("give either --relay-ca or --relay-ca-pin, so that the relay can be told from an impostor")
+	case (f.tlsCert == "") != (f.tlsKey == ""):
+		return errors.New("--tls-cert and --tls-key belong together")
+	case f.source != "" && f.source != "containerd" && f.source != "named":
+		return fmt.Errorf("source %q is none of containerd, named", f.source)
+	}
+	return identity.CheckNodeName(f.node)
+}
+
+func (f *agentFlags) policy() (agent.Policy, error) {
+	allow, err := agent.ParsePorts(f.allowPorts)
+	if err != nil {
+		return agent.Policy{}, fmt.Errorf("--allow-ports: %w", err)
+	}
+	deny, err := agent.ParsePorts(f.denyPorts)
+	if err != nil {
+		return agent.Policy{}, fmt.Errorf("--deny-ports: %w", err)
+	}
+	return agent.Policy{
+		AllowNamespaces: f.allowNS, DenyNamespaces: f.denyNS,
+		AllowPorts: allow, DenyPorts: deny, AllowHostNetwork: f.allowHost,
+	}, nil
+}
+
+func (f *agentFlags) identity(report func(error)) agent.Identity {
+	trust := agent.Trust{CAFile: f.relayCA, CAPin: f.relayPin}
+	if f.tlsCert != "" {
+		return &agent.Certificate{Trust: trust, CertFile: f.tlsCert, KeyFile: f.tlsKey, Report: report}
+	}
+	j := &agent.Joined{Node: f.node, Store: &identity.AgentStore{Dir: f.stateDir}, Trust: trust, Report: report}
+	if f.joinToken != "" {
+		j.Token = func() (string, error) { return identity.LoadToken(f.joinToken) }
+	}
+	return j
+}
+
+func (f *agentFlags) pods(log *slog.Logger) agent.Pods {
+	source := f.source
+	if source == "" {
+		source = "named"
+		if _, err := os.Stat(f.socket); err == nil {
+			source = "containerd"
+		}
+	}
+	log.Info("pods", "source", source)
+	if source == "containerd" {
+		return &sandbox.Containerd{Socket: f.socket, Namespace: f.k8sNamespace}
+	}
+	return &sandbox.Named{Dir: f.netnsDir}
+}

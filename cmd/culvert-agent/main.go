@@ -1,0 +1,101 @@
+// Command culvert-agent is the node end of a forward: it keeps a tunnel to
+// every relay and dials the localhost of pods on this node.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/cmd/internal/boot"
+	"github.com/culvert-k8s/culvert/netns"
+)
+
+// version is set by the linker; empty means what the module says.
+var version string
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "version" {
+		fmt.Fprintln(stdout, "culvert-agent", boot.Version(version))
+		return 0
+	}
+	err := serve(args, stderr)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	fmt.Fprintln(stderr, "error:", err)
+	return 1
+}
+
+func serve(args []string, stderr io.Writer) error {
+	f := &agentFlags{}
+	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
+	fl.SetOutput(stderr)
+	f.register(fl, os.Getenv("NODE_NAME"))
+	if err := fl.Parse(args); err != nil {
+		return err
+	}
+	if fl.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fl.Arg(0))
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	log, err := boot.Logger(stderr, f.logFormat, f.logLevel)
+	if err != nil {
+		return err
+	}
+	policy, err := f.policy()
+	if err != nil {
+		return err
+	}
+	report := func(err error) { log.Warn("credentials", "err", err) }
+	a, err := agent.New(agent.Config{
+		Node:         f.node,
+		Relays:       f.relays,
+		Identity:     f.identity(report),
+		Pods:         f.pods(log),
+		Dial:         &agent.NetnsDialer{Dialer: netns.Dialer{MaxInFlight: f.maxDials}},
+		Policy:       policy,
+		Version:      boot.Version(version),
+		Proxy:        proxyFromEnvironment,
+		Log:          log,
+		DrainTimeout: f.drain,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := boot.Context()
+	defer stop()
+	log.Info("agent starts", "node", f.node, "relays", strings.Join(f.relays, ","), "version", boot.Version(version))
+	return serveAll(ctx, a, f.health)
+}
+
+// serveAll runs the agent, and its health endpoints until the agent has ended.
+func serveAll(ctx context.Context, a *agent.Agent, health string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	done, finish := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error {
+		defer finish()
+		return a.Run(ctx)
+	})
+	h := &boot.Health{Ready: a.Ready, Metrics: a.WriteMetrics}
+	g.Go(func() error { return h.Serve(done, health) })
+	return g.Wait()
+}
+
+// proxyFromEnvironment obeys HTTPS_PROXY and NO_PROXY.
+func proxyFromEnvironment(u *url.URL) (*url.URL, error) {
+	return http.ProxyFromEnvironment(&http.Request{URL: u})
+}
