@@ -35,7 +35,7 @@ func HandshakeServer(ctx context.Context, raw net.Conn, tc *tls.Config) (*Carrie
 }
 
 func handshake(ctx context.Context, rec *recordConn, tc *tls.Conn) (*Carrier, error) {
-	tuneSocket(rec.Conn)
+	tuneSocket(bottom(rec.Conn))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		rec.Conn.Close()
 		if cause := context.Cause(ctx); cause != nil {
@@ -43,14 +43,26 @@ func handshake(ctx context.Context, rec *recordConn, tc *tls.Conn) (*Carrier, er
 		}
 		return nil, fmt.Errorf("tls handshake with %s: %w", rec.RemoteAddr(), err)
 	}
-	return &Carrier{Conn: tc, raw: rec.Conn, rec: rec, tls: tc}, nil
+	return &Carrier{Conn: tc, raw: bottom(rec.Conn), rec: rec, tls: tc}, nil
 }
 
 // Plain makes a carrier without TLS, for a connection that is safe already.
 func Plain(raw net.Conn) *Carrier {
-	tuneSocket(raw)
+	tuneSocket(bottom(raw))
 	rec := &recordConn{Conn: raw}
-	return &Carrier{Conn: rec, raw: raw, rec: rec}
+	return &Carrier{Conn: rec, raw: bottom(raw), rec: rec}
+}
+
+// bottom returns the connection beneath c if c is itself TLS, as it is to an
+// HTTPS proxy: to close TLS may wait for the peer.
+func bottom(c net.Conn) net.Conn {
+	for {
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = inner.NetConn()
+	}
 }
 
 // State returns what TLS agreed on: the application protocol and the peer's

@@ -39,11 +39,12 @@ type Conn struct {
 
 	// The writer's.
 	wmu     sync.Mutex
-	ended   bool // a frame that ends this direction was sent
-	broken  bool // a frame was sent in part: nothing may follow it
+	ended   atomic.Bool // a frame that ends this direction was sent
+	broken  bool        // a frame was sent in part: nothing may follow it
 	toldEnd bool
 
-	aborted atomic.Pointer[error]
+	aborted atomic.Pointer[error] // by this side
+	resetBy atomic.Pointer[error] // by the peer
 }
 
 var (
@@ -67,18 +68,23 @@ func (c *Conn) WaitReply(ctx context.Context) error {
 	if !c.awaitReply {
 		return c.readErr
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.st.SetReadDeadline(time.Unix(1, 0)) })
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = c.st.SetReadDeadline(time.Unix(1, 0))
+	})
 	err := c.reply()
 	if !stop() {
+		<-interrupted
 		_ = c.st.SetReadDeadline(time.Time{})
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("wait for the answer to open: %w", context.Cause(ctx))
 		}
 	}
 	if err != nil {
-		c.readErr = err
+		return c.failRead(err)
 	}
-	return err
+	return nil
 }
 
 func (c *Conn) reply() error {
@@ -155,9 +161,11 @@ func (c *Conn) header() error {
 		if err != nil {
 			return err
 		}
+		ended := forward.ResetBy(reason)
+		c.resetBy.Store(&ended)
 		// It ends both directions: let a writer go that waits for credit.
 		_ = c.st.SetWriteDeadline(time.Unix(1, 0))
-		return forward.ResetBy(reason)
+		return ended
 	}
 	c.left = n
 	return nil
@@ -250,7 +258,9 @@ func (c *Conn) mayWrite() error {
 	switch {
 	case c.aborted.Load() != nil:
 		return *c.aborted.Load()
-	case c.ended:
+	case c.resetBy.Load() != nil:
+		return *c.resetBy.Load()
+	case c.ended.Load():
 		return fmt.Errorf("write after the end: %w", net.ErrClosed)
 	case c.broken:
 		return fmt.Errorf("write after a broken frame: %w", io.ErrShortWrite)
@@ -262,6 +272,9 @@ func (c *Conn) writeErr(err error) error {
 	if a := c.aborted.Load(); a != nil {
 		return *a
 	}
+	if r := c.resetBy.Load(); r != nil {
+		return *r
+	}
 	return err
 }
 
@@ -269,7 +282,7 @@ func (c *Conn) writeErr(err error) error {
 func (c *Conn) CloseWrite() error {
 	c.wmu.Lock()
 	defer c.unlock()
-	if c.ended && c.aborted.Load() == nil {
+	if c.ended.Load() && c.aborted.Load() == nil {
 		return nil
 	}
 	if err := c.mayWrite(); err != nil {
@@ -282,83 +295,6 @@ func (c *Conn) CloseWrite() error {
 		c.broken = c.broken || n > 0
 		return c.writeErr(err)
 	}
-	c.ended = true
+	c.ended.Store(true)
 	return nil
-}
-
-// Reset aborts the connection. The peer reads the code and the text of the
-// cause after what was written before, unless that cannot be told any more.
-func (c *Conn) Reset(cause error) error {
-	err := forward.ResetBy(cause)
-	if !c.aborted.CompareAndSwap(nil, &err) {
-		return nil
-	}
-	_ = c.st.SetDeadline(time.Unix(1, 0)) // lets a reader and a writer go
-	c.tellAbort()
-	return nil
-}
-
-// unlock releases the writer's lock and does what a Reset could not do
-// meanwhile.
-func (c *Conn) unlock() {
-	c.wmu.Unlock()
-	if c.aborted.Load() != nil {
-		c.tellAbort()
-	}
-}
-
-// tellAbort sends the frame that says why and ends the stream. A writer that
-// holds the lock does it when it lets go.
-func (c *Conn) tellAbort() {
-	if !c.wmu.TryLock() {
-		return
-	}
-	defer c.wmu.Unlock()
-	if c.toldEnd {
-		return
-	}
-	c.toldEnd = true
-	if c.ended {
-		// The direction that could carry a word has ended: only a bare reset
-		// is left.
-		_ = c.st.Reset()
-		return
-	}
-	if !c.broken {
-		code, text := c.reason(*c.aborted.Load())
-		// The deadline has passed: it is sent if there is credit for it.
-		_, _ = c.st.push(stream.AppendReset(nil, code, text))
-	}
-	_ = c.st.Close()
-}
-
-func (c *Conn) reason(cause error) (stream.Code, string) {
-	if coded := (*stream.Error)(nil); errors.As(cause, &coded) {
-		return coded.Code, coded.Text
-	}
-	code := c.AbortCode
-	if code == stream.OK {
-		code = stream.Canceled
-	}
-	if known := stream.CodeOf(cause); known != stream.Internal {
-		code = known
-	}
-	return code, cause.Error()
-}
-
-// Close releases the connection. Unless both directions have ended it is
-// Reset(net.ErrClosed).
-func (c *Conn) Close() error {
-	c.wmu.Lock()
-	clean := c.ended && c.gotFin.Load() && c.aborted.Load() == nil
-	if clean {
-		c.toldEnd = true
-	}
-	c.wmu.Unlock()
-	if !clean {
-		return c.Reset(net.ErrClosed)
-	}
-	err := net.ErrClosed
-	c.aborted.CompareAndSwap(nil, &err)
-	return c.st.Close()
 }

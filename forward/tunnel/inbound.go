@@ -16,7 +16,11 @@ const (
 	pingBurst = 100
 )
 
-var errPingFlood = errors.New("peer floods the session with pings")
+var (
+	errPingFlood = errors.New("peer floods the session with pings")
+	errNotMux    = errors.New("peer does not speak yamux")
+	errGoAway    = errors.New("peer ended the session for an error")
+)
 
 // inbound is what yamux reads from. It follows the frames as they go by, so
 // that it can give the local session a frame the peer never sent (a reset),
@@ -25,8 +29,8 @@ type inbound struct {
 	r       io.Reader
 	onEnd   func(error) error // called once by the reader; its error is returned
 	onReset func(id uint32)   // the peer reset a stream; called by the reader
-	start time.Time
-	last  atomic.Int64 // nanoseconds after start at which the last byte came
+	start   time.Time
+	last    atomic.Int64 // nanoseconds after start at which the last byte came
 
 	mu      sync.Mutex
 	pending []byte // whole frames for the local session
@@ -112,7 +116,8 @@ func (in *inbound) next(p []byte) (room []byte, injected int) {
 	return p, 0
 }
 
-// follow keeps track of where frames begin and end.
+// follow keeps track of where frames begin and end. What would make yamux give
+// up is found here first, so that hold comes before its end.
 func (in *inbound) follow(p []byte) error {
 	for len(p) > 0 {
 		if in.body > 0 {

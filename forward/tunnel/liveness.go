@@ -1,12 +1,13 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
 
 // ErrDead is why a session ended whose peer answered nothing.
-var ErrDead = fmt.Errorf("peer does not answer")
+var ErrDead = errors.New("peer does not answer")
 
 // liveness decides whether the peer is gone. Any byte that comes in is life.
 // After a silence one ping goes out; the peer is given time to answer from the
@@ -27,21 +28,36 @@ type liveness struct {
 	acked     int64     // progress seen last
 	sent      int64
 	ticked    time.Time
+
+	said   int64 // what was queued when this end last said anything
+	saidAt time.Time
 }
 
 func (l *liveness) tick(now time.Time) error {
 	queued, sent := l.out.progress()
 	stopped := now.Sub(l.ticked) > l.cfg.DeadAfter/2
 	l.ticked = now
+	if queued != l.said {
+		l.said, l.saidAt = queued, now
+	}
 	if l.in.silence() < l.cfg.PingAfter {
 		l.asked = false
+		// Whoever sends much into deep queues asks in vain behind them. It
+		// hears from this end unasked as long as anything arrives here.
+		if now.Sub(l.saidAt) >= l.cfg.PingAfter {
+			l.out.inject(muxControl(typePing, flagACK, 0, 0))
+		}
 		return nil
 	}
 	if !l.asked || stopped { // this process was stopped: what came meanwhile is not read yet
 		if !l.asked {
 			queued = l.out.inject(muxControl(typePing, flagSYN, 0, 0))
 		}
-		*l = liveness{cfg: l.cfg, car: l.car, in: l.in, out: l.out, asked: true, askedAt: queued, since: now, ticked: now, sent: sent}
+		*l = liveness{
+			cfg: l.cfg, car: l.car, in: l.in, out: l.out,
+			asked: true, askedAt: queued, since: now, sent: sent,
+			ticked: now, said: queued, saidAt: now,
+		}
 		return nil
 	}
 	l.progress(now, sent)
@@ -60,9 +76,8 @@ func (l *liveness) progress(now time.Time, sent int64) {
 		return
 	}
 	wire := l.car.rec.written.Load()
-	left, known := unacked(l.car.raw)
-	acked := wire - left
-	if sent > l.sent || (known && acked > l.acked) {
+	acked, left, known := delivery(l.car.raw)
+	if sent > l.sent || acked > l.acked {
 		l.since = now
 	}
 	l.sent = sent
@@ -73,7 +88,7 @@ func (l *liveness) progress(now time.Time, sent int64) {
 	if l.onWireAt == 0 {
 		l.onWireAt = wire
 	}
-	if !known || acked >= l.onWireAt {
+	if !known || wire-left >= l.onWireAt {
 		l.delivered = true
 		l.since = now
 	}

@@ -26,6 +26,9 @@ const (
 	typeData   = 0
 	typeWindow = 1
 	typePing   = 2
+	typeGoAway = 3
+
+	muxVersion = 0
 
 	flagSYN = 1
 	flagACK = 2
@@ -106,9 +109,10 @@ func (o *outbound) Write(p []byte) (int, error) {
 	}
 	body := o.header
 	o.header = false
+	company := o.hasCompany(p, body)
 	switch {
 	case o.busy: // goes with the next flush
-	case o.hasCompany(p, body):
+	case company:
 		o.waitForCompany()
 	case len(o.buf) <= inlineLimit && body && o.quiet():
 		o.writeInline()
@@ -332,8 +336,8 @@ func (o *outbound) close() {
 }
 
 // drain waits until everything queued was written, or until the timeout or an
-// error.
-func (o *outbound) drain(timeout time.Duration) {
+// error. It tells whether all was written.
+func (o *outbound) drain(timeout time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	late := false
@@ -348,6 +352,7 @@ func (o *outbound) drain(timeout time.Duration) {
 		o.kick()
 		o.room.Wait()
 	}
+	return o.err == nil && !late
 }
 
 // progress returns how many bytes were queued and written so far, and gives

@@ -125,3 +125,10 @@ func streams(t testing.TB, client, server *Session) (a, b *Stream) {
 	}
 	return a, b
 }
+
+// plainSessions returns two sessions over loopback without TLS.
+func plainSessions(t testing.TB, cfg Config) (client, server *Session) {
+	t.Helper()
+	a, b := tcpPair(t)
+	return sessions(t, Plain(a), Plain(b), cfg)
+}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/yamux"
 )
@@ -23,10 +22,6 @@ var (
 	// may. Others can be opened when some have ended, or over another session.
 	ErrTooManyStreams = errors.New("too many streams on this tunnel")
 )
-
-// releaseLimit bounds how long a dead session waits for its readers to leave
-// before it lets yamux shut down.
-const releaseLimit = 2 * time.Second
 
 // lostError is ErrLost with its cause.
 type lostError struct {
@@ -54,18 +49,21 @@ type Session struct {
 	mux *yamux.Session
 
 	ops  atomic.Int64  // reads and writes under way
-	left chan struct{} // tells that ops fell to zero after the end
+	left chan struct{} // tells that ops fell after the end
+	held chan struct{} // closed when yamux may learn that the connection is gone
 
 	mu        sync.Mutex
 	streams   map[*Stream]struct{}
 	byID      map[uint32]*Stream
-	lingering map[*Stream]time.Time // until when
-	nudge     chan struct{}         // a stream began to linger
+	lingering map[*Stream]parting
+	nudge     chan struct{} // a stream began to linger
 
-	dead atomic.Pointer[lostError]
-	done chan struct{}
-	end  sync.Once
-	wg   sync.WaitGroup
+	dead    atomic.Pointer[lostError]
+	closing atomic.Bool // it was ended on this side
+	done    chan struct{}
+	stopped sync.Once
+	ended   sync.Once
+	wg      sync.WaitGroup
 }
 
 // NewSession takes c over and starts a session on it. client must be true at
@@ -76,8 +74,9 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 		car:       c,
 		streams:   make(map[*Stream]struct{}),
 		byID:      make(map[uint32]*Stream),
-		lingering: make(map[*Stream]time.Time),
+		lingering: make(map[*Stream]parting),
 		left:      make(chan struct{}, 1),
+		held:      make(chan struct{}),
 		nudge:     make(chan struct{}, 1),
 		done:      make(chan struct{}),
 	}
@@ -87,9 +86,10 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 	if client {
 		start = yamux.Client
 	}
-	s.wg.Add(2)
+	s.wg.Add(3)
 	go func() { defer s.wg.Done(); s.out.run() }()
 	go func() { defer s.wg.Done(); s.watch() }()
+	go func() { defer s.wg.Done(); s.tidy() }()
 	mux, err := start(muxConn{s}, s.cfg.mux(c.RoundTrip()))
 	if err != nil {
 		s.fail(err)
@@ -107,45 +107,6 @@ func (c muxConn) Read(p []byte) (int, error)  { return c.s.in.Read(p) }
 func (c muxConn) Write(p []byte) (int, error) { return c.s.out.Write(p) }
 func (c muxConn) Close() error                { c.s.fail(net.ErrClosed); return nil }
 
-// fail ends the session with the cause, once.
-func (s *Session) fail(cause error) {
-	s.end.Do(func() {
-		s.dead.Store(&lostError{peer: s.car.RemoteAddr().String(), cause: cause})
-		s.out.fail(cause)
-		s.car.cut()
-		s.out.close()
-		close(s.done)
-	})
-}
-
-// hold is where a broken connection meets yamux. A yamux session that shuts
-// down with readers inside lets them spin until it has marked every stream,
-// for minutes if they are many. So the error waits here until all have left.
-func (s *Session) hold(err error) error {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	s.fail(err)
-	past := time.Unix(1, 0)
-	s.mu.Lock()
-	for st := range s.streams {
-		if st.ys != nil {
-			_ = st.ys.SetDeadline(past)
-		}
-	}
-	s.mu.Unlock()
-	limit := time.NewTimer(releaseLimit)
-	defer limit.Stop()
-	for s.ops.Load() > 0 {
-		select {
-		case <-s.left:
-		case <-limit.C:
-			return err
-		}
-	}
-	return err
-}
-
 // enter begins an operation inside yamux, leave ends it.
 func (s *Session) enter() error {
 	s.ops.Add(1)
@@ -157,7 +118,7 @@ func (s *Session) enter() error {
 }
 
 func (s *Session) leave() {
-	if s.ops.Add(-1) == 0 && s.dead.Load() != nil {
+	if s.ops.Add(-1) <= 1 && s.dead.Load() != nil {
 		select {
 		case s.left <- struct{}{}:
 		default:
@@ -181,29 +142,43 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 		err error
 	}
 	opened := make(chan result, 1)
-	s.spawn(func() { // sending waits while the connection is congested, and knows no context
+	var settled atomic.Bool // who comes second sees to what is left
+	s.spawn(func() {        // sending waits while the connection is congested, and knows no context
 		defer s.leave()
 		ys, err := s.mux.OpenStream()
 		opened <- result{ys, err}
+		if settled.Swap(true) {
+			s.disown(st, ys)
+		}
 	})
 	select {
 	case r := <-opened:
-		if r.err != nil {
-			s.remove(st)
-			return nil, s.translate(r.err)
-		}
-		st.attach(r.ys)
-		return st, nil
+		return s.opened(st, r.ys, r.err)
 	case <-ctx.Done():
-		s.spawn(func() {
-			if r := <-opened; r.err == nil {
-				st.attach(r.ys)
-				_ = st.Reset()
-			}
-			s.remove(st)
-		})
+		if settled.Swap(true) {
+			r := <-opened
+			return s.opened(st, r.ys, r.err)
+		}
 		return nil, fmt.Errorf("open stream to %s: %w", s.car.RemoteAddr(), context.Cause(ctx))
 	}
+}
+
+func (s *Session) opened(st *Stream, ys *yamux.Stream, err error) (*Stream, error) {
+	if err != nil {
+		s.remove(st)
+		return nil, s.translate(err)
+	}
+	st.attach(ys)
+	return st, nil
+}
+
+// disown ends a stream nobody waits for any more. ys is nil if it did not open.
+func (s *Session) disown(st *Stream, ys *yamux.Stream) {
+	if ys != nil {
+		st.attach(ys)
+		_ = st.Reset()
+	}
+	s.remove(st)
 }
 
 // Accept waits for a stream the peer opened. A stream beyond MaxStreams is
@@ -297,26 +272,6 @@ func (s *Session) abort(id uint32) {
 	rst := muxControl(typeWindow, flagRST, id, 0)
 	s.in.inject(rst)
 	s.out.inject(rst)
-}
-
-// Close ends the session and every stream on it, after at most a second in
-// which what is queued is written. It returns when all of it has ended.
-func (s *Session) Close() error { return s.CloseWithError(net.ErrClosed) }
-
-// CloseWithError is Close with a cause for the local readers and writers.
-func (s *Session) CloseWithError(cause error) error {
-	if s.dead.Load() == nil {
-		s.out.drain(time.Second)
-	}
-	s.fail(cause)
-	err := s.mux.Close()
-	s.mu.Lock()   // whoever is about to spawn has done so, or sees the end
-	s.mu.Unlock() //nolint:staticcheck // an empty section is the point
-	s.wg.Wait()
-	if err != nil {
-		return fmt.Errorf("close session: %w", err)
-	}
-	return nil
 }
 
 // Done is closed when the session has ended.

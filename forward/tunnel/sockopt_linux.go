@@ -33,14 +33,19 @@ func roundTrip(c net.Conn) (rtt time.Duration) {
 	return rtt
 }
 
-// unacked returns how many bytes the peer's kernel has not acknowledged yet.
-func unacked(c net.Conn) (n int64, known bool) {
+// delivery returns how many bytes the peer's kernel has acknowledged since the
+// connection was made, and how many were handed to this kernel and are not
+// acknowledged yet.
+func delivery(c net.Conn) (acked, left int64, known bool) {
 	control(c, func(fd int) {
-		if v, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); err == nil {
-			n, known = int64(v), true
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return
 		}
+		v, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		acked, left, known = int64(info.Bytes_acked), int64(v), err == nil
 	})
-	return n, known
+	return acked, left, known
 }
 
 func control(c net.Conn, f func(fd int)) {

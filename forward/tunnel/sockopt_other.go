@@ -11,4 +11,4 @@ func tuneSocket(net.Conn) {}
 
 func roundTrip(net.Conn) time.Duration { return 0 }
 
-func unacked(net.Conn) (int64, bool) { return 0, false }
+func delivery(net.Conn) (acked, left int64, known bool) { return 0, 0, false }

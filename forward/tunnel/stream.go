@@ -28,7 +28,7 @@ type Stream struct {
 
 	reading sync.Mutex   // held inside yamux's Read
 	touched atomic.Bool  // read since the last sweep
-	slim    bool         // its buffer was given back; only watch touches it
+	slim    bool         // its buffer was given back; only tidy touches it
 	state   atomic.Int32 // streamOpen and on
 
 	gone     chan struct{} // closed when the stream was reset, by either end
@@ -69,18 +69,39 @@ func (st *Stream) Read(p []byte) (int, error) {
 	if late(&st.readBy) {
 		return 0, os.ErrDeadlineExceeded
 	}
-	if err := st.sess.enter(); err != nil {
-		return 0, err
+	if st.sess.enter() != nil {
+		return st.leftover(p)
 	}
 	n, err := st.ys.Read(p)
 	st.sess.leave()
 	if !st.touched.Load() {
 		st.touched.Store(true)
 	}
-	if n > 0 {
+	switch {
+	case n > 0 || err == nil:
 		return n, nil // an error with data is about returning credit; it comes again
+	case st.sess.dead.Load() != nil:
+		return st.leftover(p)
 	}
 	return n, st.readErr(err)
+}
+
+// leftover reads from a session that has ended. What had come in is still
+// given out, unless the session was closed on this side: a peer that ends its
+// streams and then the session must not cut them short.
+func (st *Stream) leftover(p []byte) (int, error) {
+	d := st.sess.dead.Load()
+	if st.sess.closing.Load() {
+		return 0, d
+	}
+	if st.sawEOF.Load() {
+		return 0, io.EOF
+	}
+	_ = st.ys.SetDeadline(time.Unix(1, 0)) // not to wait, nor to spin
+	if n, err := st.ys.Read(p); n > 0 || err == nil {
+		return n, nil
+	}
+	return 0, d
 }
 
 // ReadLazy waits for data, then borrows a buffer and reads into it; see
@@ -97,12 +118,7 @@ func (st *Stream) ReadLazy(borrow func() []byte, release func()) (int, error) {
 }
 
 func (st *Stream) readErr(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case st.sess.dead.Load() != nil:
-		return st.sess.dead.Load()
-	case errors.Is(err, io.EOF):
+	if errors.Is(err, io.EOF) {
 		if cerr := st.closedErr(); cerr != nil {
 			return cerr
 		}
@@ -160,11 +176,6 @@ func (st *Stream) Write(p []byte) (int, error) {
 		}
 	}
 	return written, nil
-}
-
-func late(deadline *atomic.Int64) bool {
-	d := deadline.Load()
-	return d != 0 && time.Now().UnixNano() >= d
 }
 
 // push is Write for one frame. A deadline that has passed does not stop it as
@@ -298,42 +309,6 @@ func (st *Stream) Reset() error {
 	defer st.sess.leave()
 	_ = st.ys.SetDeadline(time.Unix(1, 0))
 	st.sess.abort(st.ys.StreamID())
-	return nil
-}
-
-// SetDeadline sets both deadlines.
-func (st *Stream) SetDeadline(t time.Time) error {
-	if err := st.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return st.SetWriteDeadline(t)
-}
-
-// SetReadDeadline sets when a Read, also one under way, returns
-// os.ErrDeadlineExceeded. The zero time means never.
-func (st *Stream) SetReadDeadline(t time.Time) error {
-	return st.setDeadline(&st.readBy, st.ys.SetReadDeadline, t)
-}
-
-// SetWriteDeadline sets when a Write, also one under way, returns
-// os.ErrDeadlineExceeded. The zero time means never.
-func (st *Stream) SetWriteDeadline(t time.Time) error {
-	return st.setDeadline(&st.writeBy, st.ys.SetWriteDeadline, t)
-}
-
-func (st *Stream) setDeadline(deadline *atomic.Int64, set func(time.Time) error, t time.Time) error {
-	if t.IsZero() {
-		deadline.Store(0)
-	} else {
-		deadline.Store(t.UnixNano())
-	}
-	if err := set(t); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	if st.state.Load() != streamOpen || st.sess.dead.Load() != nil {
-		_ = set(time.Unix(1, 0)) // nobody may wait here any more
-		return st.closedErr()
-	}
 	return nil
 }
 

@@ -5,31 +5,29 @@ import (
 )
 
 const (
-	sweepEvery = 100 * time.Millisecond // streams that linger are looked after this often
+	sweepFirst = 5 * time.Millisecond   // a stream that lingers is looked after so soon,
+	sweepLast  = 200 * time.Millisecond // then ever more seldom, down to this
 	shrinkIdle = 5 * time.Second        // a stream nobody read from for this long gives its buffer back
 )
 
-// watch keeps an eye on the session until it ends: is the peer alive, has the
-// peer ended the streams that were closed here, which streams are idle.
+// parting says when a stream that was closed here is looked after.
+type parting struct {
+	until time.Time // then its peer is reset
+	next  time.Time
+	pause time.Duration
+}
+
+// watch keeps an eye on the peer until the session ends. Nothing in it may
+// wait for the connection.
 func (s *Session) watch() {
 	live := liveness{cfg: s.cfg, car: s.car, in: s.in, out: s.out, ticked: time.Now()}
-	tick := s.cfg.PingAfter / 5
+	tick := min(s.cfg.PingAfter, s.cfg.DeadAfter) / 5
 	beat := time.NewTimer(tick)
 	defer beat.Stop()
-	sweep := time.NewTimer(time.Hour)
-	sweep.Stop()
-	defer sweep.Stop()
-	shrunk := time.Now()
 	for {
 		select {
 		case <-s.done:
 			return
-		case <-s.nudge:
-			sweep.Reset(sweepEvery)
-		case now := <-sweep.C:
-			if s.sweep(now) {
-				sweep.Reset(sweepEvery)
-			}
 		case now := <-beat.C:
 			if err := live.tick(now); err != nil {
 				s.fail(err)
@@ -38,69 +36,108 @@ func (s *Session) watch() {
 			if s.in.waiting() { // make something come in
 				s.out.inject(muxControl(typePing, flagSYN, 0, 0))
 			}
-			if now.Sub(shrunk) >= shrinkIdle {
-				shrunk = now
-				s.shrink()
-			}
 			beat.Reset(tick)
 		}
 	}
 }
 
-// linger hands a stream that was ended here to watch, until its peer has ended
+// tidy looks after streams until the session ends: has the peer ended those
+// that were closed here, which are idle. It may have to wait for yamux, which
+// may wait for the connection.
+func (s *Session) tidy() {
+	idle := time.NewTicker(shrinkIdle)
+	defer idle.Stop()
+	sweep := time.NewTimer(time.Hour)
+	sweep.Stop()
+	defer sweep.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.nudge:
+			sweep.Reset(sweepFirst)
+		case <-sweep.C:
+			if again, any := s.sweep(time.Now()); any {
+				sweep.Reset(again)
+			}
+		case <-idle.C:
+			s.shrink()
+		}
+	}
+}
+
+// linger hands a stream that was ended here to tidy, until its peer has ended
 // it too.
 func (s *Session) linger(st *Stream) {
+	now := time.Now()
 	s.mu.Lock()
-	first := len(s.lingering) == 0
 	if _, known := s.streams[st]; known {
-		s.lingering[st] = time.Now().Add(s.cfg.Linger)
+		s.lingering[st] = parting{until: now.Add(s.cfg.Linger), next: now, pause: sweepFirst}
 	}
 	s.mu.Unlock()
-	if first {
-		select {
-		case s.nudge <- struct{}{}:
-		default:
-		}
+	select {
+	case s.nudge <- struct{}{}:
+	default:
 	}
 }
 
 // sweep discards what came for streams that were ended here, forgets those
 // the peer has ended and resets those it had time enough to. It tells whether
-// any are left.
-func (s *Session) sweep(now time.Time) bool {
-	s.mu.Lock()
-	waiting := make(map[*Stream]time.Time, len(s.lingering))
-	for st, until := range s.lingering {
-		waiting[st] = until
-	}
-	s.mu.Unlock()
-	for st, until := range waiting {
+// any are left and when to come again.
+func (s *Session) sweep(now time.Time) (again time.Duration, left bool) {
+	for st, p := range s.due(now) {
 		switch {
 		case st.ended():
 			s.remove(st)
-		case now.After(until):
+		case now.After(p.until):
 			s.abort(st.ID())
 			s.remove(st)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.lingering) > 0
+	again = sweepLast
+	for _, p := range s.lingering {
+		again = min(again, max(sweepFirst, p.next.Sub(now)))
+	}
+	return again, len(s.lingering) > 0
+}
+
+// due returns the streams whose turn it is and says when it is again.
+func (s *Session) due(now time.Time) map[*Stream]parting {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := make(map[*Stream]parting)
+	for st, p := range s.lingering {
+		if p.next.After(now) {
+			continue
+		}
+		due[st] = p
+		p.next = now.Add(p.pause)
+		p.pause = min(2*p.pause, sweepLast)
+		s.lingering[st] = p
+	}
+	return due
 }
 
 // shrink gives back the buffers of streams nobody has read from since the last
-// time. yamux keeps them at their largest for the life of a stream.
+// time. yamux keeps them at their largest for the life of a stream. It waits
+// for a frame that is just coming in.
 func (s *Session) shrink() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	var idle []*Stream
 	for st := range s.streams {
 		switch {
 		case st.ys == nil:
 		case st.touched.Swap(false):
 			st.slim = false
 		case !st.slim:
-			st.ys.Shrink()
 			st.slim = true
+			idle = append(idle, st)
 		}
+	}
+	s.mu.Unlock()
+	for _, st := range idle {
+		st.ys.Shrink()
 	}
 }

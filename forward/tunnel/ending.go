@@ -1,0 +1,114 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+const (
+	// releaseLimit bounds how long a dead session waits for its readers to
+	// leave before it lets yamux shut down.
+	releaseLimit = 2 * time.Second
+	// flushLimit bounds how long Close waits until what is queued is written.
+	flushLimit = time.Second
+	// farewellLimit bounds how long Close waits for the peer to hang up.
+	farewellLimit = time.Second
+)
+
+// fail ends the session with the cause, once.
+func (s *Session) fail(cause error) {
+	s.stop(cause)
+	s.ended.Do(func() {
+		s.car.cut()
+		s.out.close()
+		close(s.done)
+	})
+}
+
+// stop refuses every further operation and lets go those under way.
+func (s *Session) stop(cause error) {
+	s.stopped.Do(func() {
+		s.dead.Store(&lostError{peer: s.car.RemoteAddr().String(), cause: cause})
+		s.out.fail(cause)
+		past := time.Unix(1, 0)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for st := range s.streams {
+			if st.ys != nil {
+				_ = st.ys.SetDeadline(past)
+			}
+		}
+	})
+}
+
+// hold is where a broken connection meets yamux. A yamux session that shuts
+// down with readers inside lets them spin until it has marked every stream,
+// for minutes if they are many. So the error waits here until all have left,
+// but for one: if the connection broke within a frame, yamux keeps the reader
+// of that stream until it learns of the error.
+func (s *Session) hold(err error) error {
+	defer close(s.held)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	s.fail(err)
+	limit := time.NewTimer(releaseLimit)
+	defer limit.Stop()
+	for s.ops.Load() > 1 {
+		select {
+		case <-s.left:
+		case <-limit.C:
+			return err
+		}
+	}
+	return err
+}
+
+// Close ends the session and every stream on it. What was written before is
+// still delivered if the peer takes it within a second. It returns when all of
+// the session has ended.
+func (s *Session) Close() error { return s.CloseWithError(net.ErrClosed) }
+
+// CloseWithError is Close with a cause for the local readers and writers.
+func (s *Session) CloseWithError(cause error) error {
+	s.closing.Store(true)
+	if s.dead.Load() == nil && s.out.drain(flushLimit) {
+		s.farewell(cause)
+	}
+	s.fail(cause)
+	select {
+	case <-s.held: // the readers have left
+	case <-s.mux.CloseChan(): // yamux found the fault itself
+	}
+	err := s.mux.Close()
+	s.mu.Lock()   // whoever is about to spawn has done so, or sees the end
+	s.mu.Unlock() //nolint:staticcheck // an empty section is the point
+	s.wg.Wait()
+	if err != nil {
+		return fmt.Errorf("close session: %w", err)
+	}
+	return nil
+}
+
+// farewell ends the writing direction of the connection and waits until the
+// peer has hung up. To close at once would lose what the kernel has not sent
+// yet, should anything come in meanwhile: it answers that with a reset.
+func (s *Session) farewell(cause error) {
+	c, ok := s.car.raw.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	s.stop(cause)
+	if c.CloseWrite() != nil {
+		return
+	}
+	limit := time.NewTimer(farewellLimit)
+	defer limit.Stop()
+	select {
+	case <-s.done:
+	case <-limit.C:
+	}
+}
