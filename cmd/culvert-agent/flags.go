@@ -45,8 +45,8 @@ func (f *agentFlags) register(fl *flag.FlagSet, nodeName string) {
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "`file` with a node certificate of your own (PEM), instead of joining")
 	fl.StringVar(&f.tlsKey, "tls-key", "", "`file` with the key of --tls-cert (PEM)")
 	fl.StringVar(&f.source, "source", "", "where pods are found: containerd or named; default containerd if its socket exists, else named")
-	fl.StringVar(&f.socket, "containerd-socket", sandbox.DefaultSocket, "socket of containerd")
-	fl.StringVar(&f.k8sNamespace, "containerd-namespace", sandbox.DefaultNamespace, "containerd's namespace of the pods")
+	fl.StringVar(&f.socket, "containerd-socket", "/run/containerd/containerd.sock", "socket of containerd")
+	fl.StringVar(&f.k8sNamespace, "containerd-namespace", "k8s.io", "containerd's namespace of the pods")
 	fl.StringVar(&f.netnsDir, "netns-dir", "/run/netns", "directory of network namespaces, for the source named")
 	fl.Var(&f.allowNS, "allow-namespaces", "the only namespaces that may be reached")
 	fl.Var(&f.denyNS, "deny-namespaces", "namespaces that may not be reached")
@@ -118,7 +118,7 @@ func (f *agentFlags) pods(log *slog.Logger) agent.Pods {
 	}
 	log.Info("pods", "source", source)
 	if source == "containerd" {
-		return &sandbox.Containerd{Socket: f.socket, Namespace: f.k8sNamespace}
+		return sandbox.NewContainerd(sandbox.ContainerdConfig{Socket: f.socket, Namespace: f.k8sNamespace})
 	}
-	return &sandbox.Named{Dir: f.netnsDir}
+	return sandbox.NewNamed(sandbox.NamedConfig{Dir: f.netnsDir})
 }
