@@ -9,6 +9,7 @@ COMMANDS := culvert culvert-relay culvert-agent
 CACHE    := $(CURDIR)/.cache
 TOOLS    := $(CACHE)/tools
 RUNTIME  := $(CACHE)/runtime
+AS_ROOT  := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
 # The client runs on people's machines, the other two on servers.
@@ -99,12 +100,12 @@ runtime: ## containerd and runc for the tests with real pods, into .cache/runtim
 	$(GO) build -C test/runtime -trimpath -tags seccomp -o $(RUNTIME)/ tool
 
 .PHONY: demo
-demo: ## a forward to a pod-like namespace on this machine, told step by step; needs root
-	$(GO) run ./test/demo
+demo: ## the whole path on this machine, told step by step; asks sudo for root
+	@$(AS_ROOT) $(GO) run ./test/demo
 
 .PHONY: run
-run: build ## a standalone relay on this machine, state in .cache/relay/
-	bin/culvert-relay serve --listen 127.0.0.1:7443 --advertise 127.0.0.1 --state-dir $(CACHE)/relay
+run: ## a relay, an agent and a pod on this machine, for trying by hand
+	@$(AS_ROOT) $(GO) run ./test/demo -stay
 
 .PHONY: size
 size: $(SERVER_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-relay/%) $(SERVER_PLATFORMS:%=cross/culvert-agent/%) ## size of the Linux binaries, and how many packages each links
