@@ -189,7 +189,7 @@ func (c *Client) keep(ctx context.Context, l *link, pause *backoff) (avoid strin
 	case <-l.Done():
 		c.remove(l)
 		c.failed(l.lost())
-		c.cfg.Notify(Event{Kind: Lost, Relay: l.relay, Err: l.Err()})
+		c.cfg.Notify(Event{Kind: Lost, Relay: l.relay, Err: l.lost()})
 	}
 	// A relay that accepts and drops at once must not be hammered.
 	if time.Since(began) >= c.cfg.MaxBackoff {

@@ -251,8 +251,8 @@ func TestConnectTriesOnceAndReports(t *testing.T) {
 			t.Errorf("Open without a session = %v", err)
 		}
 		c.Close() //nolint:errcheck // nothing is open
-		if _, err := c.View(t.Context()); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("View after Close = %v", err)
+		if _, err := c.Pods(t.Context(), ""); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Pods after Close = %v", err)
 		}
 	})
 }

@@ -21,10 +21,10 @@ type finalError struct{ err error }
 func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
 
-// attemptError holds what each relay said in one attempt at all of them.
-type attemptError []error
+// severalErrors are errors of equal rank, on one line.
+type severalErrors []error
 
-func (e attemptError) Error() string {
+func (e severalErrors) Error() string {
 	texts := make([]string, len(e))
 	for i, err := range e {
 		texts[i] = err.Error()
@@ -32,12 +32,12 @@ func (e attemptError) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-func (e attemptError) Unwrap() []error { return e }
+func (e severalErrors) Unwrap() []error { return e }
 
 // isFinal reports whether every relay of an attempt gave a final answer: one
 // that is merely away may still be the one that accepts.
 func isFinal(err error) bool {
-	var all attemptError
+	var all severalErrors // what each relay said
 	if !errors.As(err, &all) {
 		return false
 	}
@@ -68,7 +68,7 @@ func (c *Client) order(avoid string) []Relay {
 func (c *Client) connect(ctx context.Context, avoid string) (*link, error) {
 	relays := c.order(avoid)
 	if len(relays) == 0 {
-		return nil, attemptError{&finalError{errors.New("no relay address given")}}
+		return nil, severalErrors{&finalError{errors.New("no relay address given")}}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -97,7 +97,7 @@ func (c *Client) connect(ctx context.Context, avoid string) (*link, error) {
 	patience := time.NewTimer(headStart)
 	defer patience.Stop()
 	var won *link
-	var errs attemptError
+	var errs severalErrors
 	for pending > 0 {
 		select {
 		case r := <-results:

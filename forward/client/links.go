@@ -179,5 +179,5 @@ func (l *link) dead() bool {
 
 // lost says that the session ended, and why.
 func (l *link) lost() error {
-	return fmt.Errorf("lost relay %s: %w", l.relay, l.Err())
+	return fmt.Errorf("relay %s: %w", l.relay, l.Err())
 }

@@ -104,7 +104,7 @@ func Listen(addresses []string, p Ports) (*Listener, error) {
 
 func bind(list []address, p Ports) (*Listener, error) {
 	l := &Listener{ports: p}
-	var failed []error
+	var failed severalErrors
 	for _, a := range list {
 		ln, err := net.ListenTCP(network(a.ip), net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.ip, l.ports.Local)))
 		if err != nil {
@@ -113,7 +113,7 @@ func bind(list []address, p Ports) (*Listener, error) {
 				continue
 			}
 			l.Close()
-			return nil, fmt.Errorf("listen on port %d: %w", p.Local, err)
+			return nil, err
 		}
 		at := ln.Addr().(*net.TCPAddr).AddrPort()
 		l.ports.Local = at.Port()
@@ -121,7 +121,7 @@ func bind(list []address, p Ports) (*Listener, error) {
 		l.sockets = append(l.sockets, ln)
 	}
 	if len(l.sockets) == 0 {
-		return nil, fmt.Errorf("listen on port %d: %w", p.Local, errors.Join(failed...))
+		return nil, failed
 	}
 	l.skipped = failed
 	return l, nil

@@ -2,9 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -15,30 +17,74 @@ import (
 // podPoll is how often AwaitPod looks for the pod.
 const podPoll = 500 * time.Millisecond
 
-// View returns the relay's view service over the current session, waiting for
-// one until ctx ends, WaitTimeout at most. It is good as long as that session.
-func (c *Client) View(ctx context.Context) (controlv1.ViewClient, error) {
+// About asks the relay who it is.
+func (c *Client) About(ctx context.Context) (*controlv1.AboutResponse, error) {
+	return ask(ctx, c, "ask the relay about itself", controlv1.ViewClient.About, &controlv1.AboutRequest{})
+}
+
+// Nodes returns the nodes with at least one tunnel to the relay.
+func (c *Client) Nodes(ctx context.Context) ([]*controlv1.NodeInfo, error) {
+	r, err := ask(ctx, c, "list nodes", controlv1.ViewClient.ListNodes, &controlv1.ListNodesRequest{})
+	return r.GetNodes(), err
+}
+
+// Pods returns the pods the relay knows in a namespace, in all if it is empty.
+func (c *Client) Pods(ctx context.Context, namespace string) ([]*controlv1.Pod, error) {
+	r, err := ask(ctx, c, "list pods", controlv1.ViewClient.ListPods, &controlv1.ListPodsRequest{Namespace: namespace})
+	return r.GetPods(), err
+}
+
+// Streams returns the forwarded streams that are open now.
+func (c *Client) Streams(ctx context.Context) ([]*controlv1.StreamInfo, error) {
+	r, err := ask(ctx, c, "list streams", controlv1.ViewClient.ListStreams, &controlv1.ListStreamsRequest{})
+	return r.GetStreams(), err
+}
+
+// viewCall is a method of the relay's view service.
+type viewCall[Q, A any] func(v controlv1.ViewClient, ctx context.Context, question Q, opts ...grpc.CallOption) (A, error)
+
+// ask makes one call over the current session, waiting for a session as open
+// does. The call itself ends with ctx.
+func ask[Q, A any](ctx context.Context, c *Client, what string, call viewCall[Q, A], question Q) (A, error) {
+	var none A
 	wait, cancel := context.WithTimeout(ctx, c.cfg.WaitTimeout)
 	defer cancel()
 	l, err := c.current(wait)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	return controlv1.NewViewClient(l.control()), nil
+	answer, err := call(controlv1.NewViewClient(l.control()), ctx, question)
+	if err != nil {
+		return none, &callError{what, err}
+	}
+	return answer, nil
 }
+
+// callError says what a call was for and what the relay said, without the
+// dressing that gRPC puts on its errors.
+type callError struct {
+	what string
+	err  error
+}
+
+func (e *callError) Error() string {
+	text := e.err.Error()
+	if s, ok := status.FromError(e.err); ok {
+		text = s.Message()
+	}
+	return e.what + ": " + text
+}
+
+func (e *callError) Unwrap() error { return e.err }
 
 // FindPod asks the relay for one pod. A pod that no node has is a
 // *stream.Error with PodNotFound.
 func (c *Client) FindPod(ctx context.Context, namespace, name string) (*controlv1.Pod, error) {
-	view, err := c.View(ctx)
+	pods, err := c.Pods(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
-	list, err := view.ListPods(ctx, &controlv1.ListPodsRequest{Namespace: namespace})
-	if err != nil {
-		return nil, fmt.Errorf("list pods: %w", err)
-	}
-	for _, p := range list.GetPods() {
+	for _, p := range pods {
 		if p.GetNamespace() == namespace && p.GetName() == name {
 			return p, nil
 		}
@@ -80,7 +126,11 @@ func (c *Client) cannotCure(err error) bool {
 	if c.over() {
 		return true
 	}
-	switch status.Code(err) {
+	var call *callError
+	if !errors.As(err, &call) {
+		return false
+	}
+	switch status.Code(call.err) {
 	case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented, codes.InvalidArgument:
 		return true
 	}

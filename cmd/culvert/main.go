@@ -1,0 +1,55 @@
+// Command culvert forwards local connections to pods through a relay. The same
+// program is a plugin of kubectl when its file is named kubectl-culvert.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker; empty means what the module says.
+var version string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process even if it does not listen any more.
+	context.AfterFunc(ctx, stop)
+	a := &app{
+		name:   os.Args[0],
+		in:     os.Stdin,
+		out:    os.Stdout,
+		voice:  &voice{w: os.Stderr},
+		env:    os.Getenv,
+		build:  readBuild(version),
+		ignore: func() { signal.Ignore(syscall.SIGPIPE) },
+	}
+	os.Exit(a.run(ctx, os.Args[1:]))
+}
+
+// app is one run of the program and all it touches of the world.
+type app struct {
+	name  string // as it was called
+	in    io.ReadCloser
+	out   io.WriteCloser
+	voice *voice
+	env   func(string) string
+	build build
+	// ignore makes writing to a pipe that nobody reads an error instead of
+	// the end of the process.
+	ignore func()
+}
+
+// run returns the exit code: 0 for success, 1 for everything else.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil {
+		a.voice.fail(cmd, err)
+		return 1
+	}
+	return 0
+}
