@@ -29,7 +29,7 @@ func (d *NetnsDialer) DialPod(ctx context.Context, pod sandbox.Pod, port uint16)
 	if err != nil {
 		return nil, fmt.Errorf("dial pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return podConn{c}, nil
+	return forward.TCP(c), nil
 }
 
 func open(pod sandbox.Pod) (*netns.Handle, error) {
@@ -38,5 +38,3 @@ func open(pod sandbox.Pod) (*netns.Handle, error) {
 	}
 	return netns.Open(pod.NetNS)
 }
-
-type podConn struct{ *netns.Conn }

@@ -4,20 +4,34 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 )
 
-// TCP makes a Conn of c and takes it over: from now on c is read, written and closed through the Conn
-// only. Deadlines still set on c keep working and end a call, not the connection.
+// Socket is what TCP needs of a connected TCP socket: a [net.TCPConn] has it, and so has a socket that was made
+// elsewhere, as in another network namespace. Its methods mean and return what those of net.TCPConn do.
+type Socket interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+	SetLinger(sec int) error
+	SyscallConn() (syscall.RawConn, error)
+	LocalAddr() net.Addr
+	RemoteAddr() net.Addr
+}
+
+var _ Socket = (*net.TCPConn)(nil)
+
+// TCP makes a Conn of s and takes it over: from now on s is read, written and closed through the Conn
+// only. Deadlines still set on s keep working and end a call, not the connection.
 //
 // Reset is a real TCP reset: linger 0, then close. A peer's reset is ErrReset at every later call. On Unix
-// the Conn is a LazyReader.
-func TCP(c *net.TCPConn) Conn {
-	return newTCP(c)
+// the Conn is a LazyReader and an AbortWaiter.
+func TCP(s Socket) Conn {
+	return newTCP(s)
 }
 
 // tcpConn is the part that is the same on every system.
 type tcpConn struct {
-	conn *net.TCPConn
+	conn Socket
 	end  ending
 }
 

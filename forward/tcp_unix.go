@@ -24,7 +24,7 @@ type lazyTCP struct {
 	err     error
 }
 
-func newTCP(c *net.TCPConn) Conn {
+func newTCP(c Socket) Conn {
 	raw, err := c.SyscallConn()
 	if err != nil { // c is not a connection; its own methods say so
 		return &tcpConn{conn: c}

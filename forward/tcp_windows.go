@@ -2,13 +2,12 @@ package forward
 
 import (
 	"errors"
-	"net"
 	"syscall"
 )
 
 // newTCP returns a Conn that reads the plain way: waiting without a buffer would need zero-length
 // overlapped reads, and the client that runs here has few connections.
-func newTCP(c *net.TCPConn) Conn {
+func newTCP(c Socket) Conn {
 	return &tcpConn{conn: c}
 }
 

@@ -31,7 +31,7 @@ func BenchmarkDial(b *testing.B) {
 			if err != nil {
 				return nil, nil, err
 			}
-			return c, func() { c.Reset(nil) }, nil
+			return c, func() { abort(c) }, nil
 		})
 	})
 	b.Run("net", func(b *testing.B) {

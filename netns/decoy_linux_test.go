@@ -82,7 +82,7 @@ func TestSocketNamespace(t *testing.T) {
 	c := dial(t, h, port(l))
 	var st unix.Stat_t
 	var err error
-	cerr := c.Raw().Control(func(fd uintptr) {
+	cerr := raw(t, c).Control(func(fd uintptr) {
 		var in int
 		if in, err = unix.IoctlRetInt(int(fd), unix.SIOCGSKNS); err == nil {
 			err = unix.Fstat(in, &st)

@@ -69,7 +69,7 @@ func TestDialFamilies(t *testing.T) {
 			if !local.IP.Equal(remote.IP) || local.Port == 0 {
 				t.Errorf("LocalAddr = %v", local)
 			}
-			err := c.Raw().Control(func(fd uintptr) {
+			err := raw(t, c).Control(func(fd uintptr) {
 				if v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || v == 0 {
 					t.Errorf("TCP_NODELAY = %d, %v", v, err)
 				}
@@ -159,7 +159,7 @@ func TestDialBlackhole(t *testing.T) {
 				t.Errorf("dial: %v", err)
 				return
 			}
-			defer c.Reset(nil)
+			defer abort(c)
 			hears(t, c, "late")
 		})
 		eventually(t, "dial in flight", func() bool { return d.InFlight() == 1 })
@@ -235,7 +235,7 @@ func TestMaxInFlight(t *testing.T) {
 			t.Errorf("dial in its turn: %v", err)
 			return
 		}
-		c.Reset(nil)
+		abort(c)
 	})
 	stop() // the next one's turn
 }
@@ -264,7 +264,7 @@ func TestTenThousand(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%2 == 0 {
-			c.Reset(nil)
+			abort(c)
 			return
 		}
 		c.CloseWrite()

@@ -27,9 +27,3 @@ func (*Dialer) Dial(context.Context, *Handle, uint16) (*Conn, error) { return ni
 
 // Conn stands in for the Conn of Linux, so that its users compile. There is never one.
 type Conn struct{ *net.TCPConn }
-
-// ReadLazy returns ErrUnsupported.
-func (*Conn) ReadLazy(func() []byte, func()) (int, error) { return 0, ErrUnsupported }
-
-// Reset returns ErrUnsupported.
-func (*Conn) Reset(error) error { return ErrUnsupported }

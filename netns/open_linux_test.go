@@ -89,7 +89,7 @@ func TestOpenFromElsewhere(t *testing.T) {
 			t.Errorf("open own: %v, want %v", err, netns.ErrHost)
 		}
 		c := dial(t, open(t, ns), port(l))
-		c.Reset(nil)
+		abort(c)
 		mine, err := os.Readlink("/proc/thread-self/ns/net")
 		if err != nil || !strings.HasSuffix(open(t, ns).ID().String(), mine) {
 			t.Errorf("the caller's thread was moved to %s, %v", mine, err)

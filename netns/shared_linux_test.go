@@ -69,8 +69,24 @@ func dial(t testing.TB, h *netns.Handle, port uint16) *netns.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Reset(nil) })
+	t.Cleanup(func() { abort(c) })
 	return c
+}
+
+// raw is the socket.
+func raw(t testing.TB, c *netns.Conn) syscall.RawConn {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// abort ends a connection so that nothing of it is left in the kernel.
+func abort(c *netns.Conn) {
+	c.SetLinger(0)
+	c.Close()
 }
 
 // pair is a connection into a fresh namespace: the Conn, and the pod's end of it.

@@ -69,9 +69,7 @@ func TestNoWayHome(t *testing.T) {
 		}
 		everyThread(t, 8)
 	}
-	if now := count(t, "fd"); now > fds {
-		t.Errorf("%d descriptors, %d before", now, fds)
-	}
+	eventually(t, "descriptors are back", func() bool { return count(t, "fd") <= fds })
 	tids := 0
 	lost.Range(func(tid, _ any) bool {
 		tids++
@@ -89,7 +87,7 @@ func TestNoWayHome(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Reset(nil)
+	defer abort(c)
 	hears(t, c, "pod")
 	if n := reached.Load(); n != 0 {
 		t.Errorf("%d dials reached the decoy", n)
@@ -127,7 +125,7 @@ func TestVisitors(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				c.Reset(nil)
+				abort(c)
 				runtime.Gosched()
 			}
 		})
