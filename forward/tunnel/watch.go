@@ -5,7 +5,7 @@ import (
 )
 
 const (
-	sweepFirst = 5 * time.Millisecond   // a stream that lingers is looked after so soon,
+	sweepFirst = 2 * time.Millisecond   // a stream that lingers is looked after so soon,
 	sweepLast  = 200 * time.Millisecond // then ever more seldom, down to this
 	shrinkIdle = 5 * time.Second        // a stream nobody read from for this long gives its buffer back
 )
@@ -50,14 +50,22 @@ func (s *Session) tidy() {
 	sweep := time.NewTimer(time.Hour)
 	sweep.Stop()
 	defer sweep.Stop()
+	var at time.Time // when sweep will fire; zero: not at all
 	for {
 		select {
 		case <-s.done:
 			return
 		case <-s.nudge:
-			sweep.Reset(sweepFirst)
+			// Whoever comes while the timer runs must not put it off.
+			if now := time.Now(); at.IsZero() || at.Sub(now) > sweepFirst {
+				at = now.Add(sweepFirst)
+				sweep.Reset(sweepFirst)
+			}
 		case <-sweep.C:
-			if again, any := s.sweep(time.Now()); any {
+			at = time.Time{}
+			now := time.Now()
+			if again, any := s.sweep(now); any {
+				at = now.Add(again)
 				sweep.Reset(again)
 			}
 		case <-idle.C:
