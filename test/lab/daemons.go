@@ -47,7 +47,9 @@ func (d *daemon) Start(ctx context.Context) error {
 
 // launch starts the process, which lives until it is stopped or the network closed.
 func (d *daemon) launch() error {
-	p, err := d.Host.Start(context.Background(), d.binary, d.args...)
+	p, err := d.Host.StartCommand(context.Background(), Command{
+		Path: d.binary, Args: d.args, Env: []string{quickExit},
+	})
 	if err != nil {
 		return err
 	}
@@ -124,7 +126,7 @@ type Relay struct{ daemon }
 
 func newRelay(c *Cluster, extra []string) *Relay {
 	host := c.Network.Host(relayHost)
-	state := filepath.Join(c.Network.Dir(), "state", relayHost)
+	state := c.stateDir(relayHost)
 	r := &Relay{daemon{Host: host, StateDir: state, binary: c.Binaries.Relay, health: relayHealth}}
 	r.args = append([]string{
 		"serve", "--listen", ":" + relayPort, "--advertise", r.Addr(),
@@ -156,7 +158,7 @@ type Agent struct {
 
 func newAgent(c *Cluster, node string, cfg ClusterConfig) (*Agent, error) {
 	host := c.Network.Host(node)
-	state := filepath.Join(c.Network.Dir(), "state", node)
+	state := c.stateDir(node)
 	pin, err := c.Relay.CAPin()
 	if err != nil {
 		return nil, err

@@ -22,6 +22,10 @@ const (
 	relayHealth = "127.0.0.1:7480"
 	agentHealth = "127.0.0.1:7481"
 
+	// quickExit takes away the second that a program with the race detector waits
+	// at its end for reports of other threads.
+	quickExit = "GORACE=atexit_sleep_ms=0"
+
 	// readyTimeout bounds how long a daemon may take to be ready.
 	readyTimeout = 30 * time.Second
 )
@@ -97,6 +101,9 @@ func StartCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context, cfg ClusterConfig) error {
+	if err := os.Mkdir(c.stateDir(""), 0o700); err != nil {
+		return err
+	}
 	c.Relay = newRelay(c, cfg.RelayArgs)
 	if err := c.Relay.Start(ctx); err != nil {
 		return err
@@ -119,6 +126,11 @@ func (c *Cluster) start(ctx context.Context, cfg ClusterConfig) error {
 	return nil
 }
 
+// stateDir is where the daemon on a host keeps its state.
+func (c *Cluster) stateDir(host string) string {
+	return filepath.Join(c.Network.Dir(), "state", host)
+}
+
 // Close stops the agents, then the relay, and removes everything.
 func (c *Cluster) Close() error {
 	var daemons []*Process
@@ -131,19 +143,27 @@ func (c *Cluster) Close() error {
 	return c.Network.Close()
 }
 
-// Pod makes a bare pod on a node; agents know it by that name.
+// Pod makes a bare pod on a node. The relay soon knows it by that name; see AwaitPod.
 func (c *Cluster) Pod(ctx context.Context, node, name string) (*BarePod, error) {
 	return c.Network.Host(node).Pod(ctx, name)
 }
 
 // PodServer makes a pod and starts podserver in it with the given arguments,
-// and returns when all its services listen.
+// and returns when all its services listen and the relay knows the pod.
 func (c *Cluster) PodServer(ctx context.Context, node, name string, args ...string) (*BarePod, error) {
+	old, err := c.reportedUID(ctx, node, name)
+	if err != nil {
+		return nil, err
+	}
 	pod, err := c.Pod(ctx, node, name)
 	if err != nil {
 		return nil, err
 	}
-	return pod, pod.Serve(c.Binaries.PodServer, args...)
+	if err := pod.Serve(c.Binaries.PodServer, args...); err != nil {
+		return nil, err
+	}
+	_, err = c.AwaitPod(ctx, node, name, old)
+	return pod, err
 }
 
 // ClientEnv is the environment that lets culvert find the relay and be let in.
@@ -153,20 +173,23 @@ func (c *Cluster) ClientEnv() []string {
 		"CULVERT_RELAY_CA=" + c.Relay.StateFile("ca.crt"),
 		"CULVERT_TOKEN_FILE=" + c.Relay.StateFile("client-token"),
 		"HOME=" + c.Network.Dir(),
+		quickExit,
 	}
 }
 
 // Culvert starts culvert on the client host.
 func (c *Cluster) Culvert(ctx context.Context, args ...string) (*Process, error) {
-	return c.Client.StartCommand(ctx, c.culvert(args))
+	return c.Client.StartCommand(ctx, c.Command(args...))
 }
 
 // RunCulvert runs culvert on the client host to its end and returns its output.
 func (c *Cluster) RunCulvert(ctx context.Context, args ...string) (string, error) {
-	return c.Client.RunCommand(ctx, c.culvert(args))
+	return c.Client.RunCommand(ctx, c.Command(args...))
 }
 
-func (c *Cluster) culvert(args []string) Command {
+// Command is the command line of culvert, for Client.StartCommand and RunCommand
+// with settings of the test's own.
+func (c *Cluster) Command(args ...string) Command {
 	return Command{Path: c.Binaries.Client, Args: args, Env: c.ClientEnv()}
 }
 
