@@ -65,7 +65,7 @@ cover: ## statement coverage of the tests
 	$(GO) tool cover -func $(CACHE)/cover.out | tail -n 1
 
 .PHONY: lint
-lint: vet $(TOOLS)/golangci-lint $(TOOLS)/buf ## golangci-lint, buf lint, go vet for other systems
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## golangci-lint and buf lint
 	cd proto && $(TOOLS)/buf lint
 	$(TOOLS)/golangci-lint run ./...
 
@@ -76,6 +76,9 @@ vet: ## gofmt, go vet for Linux, macOS and Windows
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet $(PORTABLE)
 	GOOS=windows $(GO) vet $(PORTABLE)
+
+.PHONY: check
+check: vet lint check-generate ## vet, lint and check-generate: what to run before a commit
 
 GENERATORS := $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 
@@ -119,6 +122,9 @@ size: $(SERVER_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-r
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin $(CACHE) test/artifacts
+
+.PHONY: tools
+tools: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/gotestsum ## linters, generators and checkers into .cache/tools/
 
 # golangci-lint and buf have modules of their own, since each wants its
 # dependencies in exactly the versions it was tested with.
