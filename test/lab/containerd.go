@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -164,14 +165,23 @@ func (c *Containerd) Halt() error {
 }
 
 // Signal sends sig to the daemon: SIGKILL to crash it (then Halt, whose error
-// says that it was killed), SIGSTOP and SIGCONT to make it hang.
+// says that it was killed), SIGSTOP and SIGCONT to make it hang. It returns when
+// a daemon told to stop has stopped.
 func (c *Containerd) Signal(sig syscall.Signal) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.daemon == nil {
 		return os.ErrProcessDone
 	}
-	return c.daemon.Signal(sig)
+	if err := c.daemon.Signal(sig); err != nil || sig != syscall.SIGSTOP {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, c.daemon.Pid(), nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return os.NewSyscallError("waitid", err)
+		}
+	}
 }
 
 // Resume starts the daemon and waits until CRI and its network are ready.
