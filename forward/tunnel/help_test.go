@@ -229,3 +229,6 @@ func background(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// halt makes the peer neither read nor write any more.
+func (p *rawPeer) halt() { p.Conn.SetReadDeadline(time.Unix(1, 0)) }

@@ -133,18 +133,28 @@ func (in *inbound) follow(p []byte) error {
 			return nil
 		}
 		in.have = 0
-		flags := binary.BigEndian.Uint16(in.hdr[2:])
-		switch in.hdr[1] {
-		case typeData:
-			in.body = binary.BigEndian.Uint32(in.hdr[8:])
-		case typePing:
-			if flags&flagSYN != 0 && !in.mayPing() {
-				return errPingFlood
-			}
+		if err := in.header(); err != nil {
+			return err
 		}
-		if in.hdr[1] <= typeWindow && flags&flagRST != 0 {
-			in.onReset(binary.BigEndian.Uint32(in.hdr[4:]))
-		}
+	}
+	return nil
+}
+
+func (in *inbound) header() error {
+	typ, flags := in.hdr[1], binary.BigEndian.Uint16(in.hdr[2:])
+	id, value := binary.BigEndian.Uint32(in.hdr[4:]), binary.BigEndian.Uint32(in.hdr[8:])
+	switch {
+	case in.hdr[0] != muxVersion || typ > typeGoAway:
+		return errNotMux
+	case typ == typeGoAway && value != 0:
+		return errGoAway
+	case typ == typeData:
+		in.body = value
+	case typ == typePing && flags&flagSYN != 0 && !in.mayPing():
+		return errPingFlood
+	}
+	if typ <= typeWindow && flags&flagRST != 0 {
+		in.onReset(id)
 	}
 	return nil
 }
