@@ -187,8 +187,7 @@ func (pf *portForward) listen(ports []client.Ports) ([]*client.Listener, error) 
 // failure says why one connection ended.
 func (pf *portForward) failure(p client.Ports, err error) string {
 	text := reason(err)
-	var remote *stream.Error
-	if errors.As(err, &remote) {
+	if remote, ok := errors.AsType[*stream.Error](err); ok {
 		if h := client.Hint(remote.Code, client.Target{Namespace: pf.relay.namespace, Port: p.Remote}); h != "" {
 			text += " (" + h + ")"
 		}

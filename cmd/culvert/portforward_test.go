@@ -128,10 +128,17 @@ func TestPortForwardOutlivesPodAndRelay(t *testing.T) {
 		f.port(t, "Handling connection for PORT")
 		r.Cut()
 		r.AddPod("default", "web", echoServer(t))
-		if got, err := ask(port, "question"); got != "question" || err != nil {
-			t.Errorf("ask after the relay came back = %q, %v", got, err)
+		// One that was opened before the end of the session was known is lost.
+		for try := 1; ; try++ {
+			got, err := ask(port, "question")
+			f.port(t, "Handling connection for PORT")
+			if got == "question" && err == nil {
+				break
+			}
+			if try == 10 {
+				t.Fatalf("ask after the relay came back = %q, %v", got, err)
+			}
 		}
-		f.port(t, "Handling connection for PORT")
 		if code := f.stop(); code != 0 {
 			t.Errorf("exit code %d after an interrupt", code)
 		}

@@ -133,7 +133,7 @@ func splitRelay(s string) (host, port string, err error) {
 			host = ""
 		}
 	}
-	if host == "" || strings.ContainsAny(s, "/ ") {
+	if host == "" || strings.ContainsAny(s, "/ ") || strings.ContainsAny(host, "[]") {
 		return "", "", &hintError{fmt.Errorf("relay %q: want HOST or HOST:PORT", s), "name one with --relay HOST:PORT or in CULVERT_RELAY"}
 	}
 	if _, err := client.ParsePort(port); err != nil {

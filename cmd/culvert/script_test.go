@@ -34,6 +34,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // a race detector that waits at every exit
 			e.Setenv("RELAY", r.Addr)
 			e.Setenv("CA", filepath.Join(dir, "ca.crt"))
 			e.Setenv("PIN", r.Pin)

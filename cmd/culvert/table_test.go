@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"testing"
 	"time"
 )
@@ -81,4 +82,20 @@ func TestDisplayName(t *testing.T) {
 			t.Errorf("displayName(%q) = %q, want %q", in, got, want)
 		}
 	}
+}
+
+func FuzzSplitRelay(f *testing.F) {
+	for _, s := range []string{"0]0", "relay", "relay:1", "[::1]:9", "::1", "a:b:c", "https://relay"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, port, err := splitRelay(s)
+		if err != nil {
+			return
+		}
+		h, p, err := splitRelay(net.JoinHostPort(host, port))
+		if err != nil || h != host || p != port {
+			t.Fatalf("splitRelay(%q) = %q, %q, read back as %q, %q, %v", s, host, port, h, p, err)
+		}
+	})
 }

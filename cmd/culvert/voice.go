@@ -107,7 +107,6 @@ func reason(err error) string {
 // hint returns what to do next about err, empty if that is not known.
 func hint(err error) string {
 	var own *hintError
-	var target *targetError
 	var remote *stream.Error
 	var verify *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
@@ -120,8 +119,8 @@ func hint(err error) string {
 		return own.hint
 	case errors.As(err, &remote):
 		var t client.Target
-		if errors.As(err, &target) {
-			t = target.target
+		if about, ok := errors.AsType[*targetError](err); ok {
+			t = about.target
 		}
 		return client.Hint(remote.Code, t)
 	case errors.Is(err, client.ErrNeedsKubernetes):

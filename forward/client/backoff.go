@@ -34,7 +34,7 @@ func (b *backoff) next() time.Duration {
 		b.last = min(2*b.last, b.max)
 	}
 	b.last = min(b.last, b.max)
-	return b.last/2 + rand.N(b.last/2+1)
+	return b.last/2 + rand.N(b.last/2+1) //nolint:gosec // nobody gains from guessing it
 }
 
 func (b *backoff) reset() { b.last = 0 }

@@ -141,14 +141,18 @@ func (c *Client) Connect(ctx context.Context) error {
 
 // Run keeps a session to a relay until ctx ends, which is no error, or until
 // every relay refuses for a reason that trying again cannot cure (a wrong
-// token, a certificate that does not verify): that reason is returned. All
-// sessions are closed then, and streams on them end with an error.
+// token, a certificate that does not verify): that reason is returned, and
+// net.ErrClosed after Close. All sessions are closed then, and streams on them
+// end with an error.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.Close() // sessions that end have nobody to tell
 	c.setOnce(false)
 	pause := backoff{max: c.cfg.MaxBackoff}
 	avoid := ""
 	for ctx.Err() == nil {
+		if c.isClosed() {
+			return net.ErrClosed
+		}
 		l, err := c.present(), error(nil)
 		if l == nil {
 			l, err = c.connect(ctx, avoid)
@@ -198,10 +202,11 @@ func (c *Client) keep(ctx context.Context, l *link, pause *backoff) (avoid strin
 	return avoid
 }
 
-// Close ends all sessions and with them all streams; waiting calls return
+// Close ends Run, all sessions and with them all streams; waiting calls return
 // net.ErrClosed. Closing again does nothing.
 func (c *Client) Close() error {
 	c.end(net.ErrClosed)
+	c.hurry()
 	c.mu.Lock()
 	links := c.retired
 	if c.cur != nil {

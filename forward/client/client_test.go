@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -92,7 +93,7 @@ func TestLostSessionIsReplacedAtOnce(t *testing.T) {
 		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
 			t.Errorf("Open over the second session: %v", err)
 		}
-		stop() //nolint:errcheck // seen in another test
+		stop()
 		if at := s.times(); len(at) != 2 || at[1] != time.Minute {
 			t.Errorf("attempts at %v, want 0 and 1m", at)
 		}
@@ -114,7 +115,7 @@ func TestRelayThatDropsAtOnceIsNotHammered(t *testing.T) {
 		}}
 		_, stop := start(t, s, Config{})
 		time.Sleep(time.Minute)
-		stop() //nolint:errcheck // seen in another test
+		stop()
 		if n := len(s.times()); n > 40 {
 			t.Errorf("%d attempts in a minute", n)
 		}
@@ -140,7 +141,7 @@ func TestWaitingConnectionTriggersAnAttempt(t *testing.T) {
 		if d := time.Since(began); d > kickFloor {
 			t.Errorf("Open waited %v", d)
 		}
-		stop() //nolint:errcheck // seen in another test
+		stop()
 	})
 }
 
@@ -163,7 +164,7 @@ func TestWaitingConnectionsDoNotFlood(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		wg.Wait()
-		stop() //nolint:errcheck // seen in another test
+		stop()
 		if n := len(s.times()); n > 100 {
 			t.Errorf("%d attempts in 20 s", n)
 		}
@@ -233,7 +234,7 @@ func TestSilentRelayDoesNotHoldUpTheOther(t *testing.T) {
 			if d := time.Since(began); d > headStart {
 				t.Errorf("connected after %v", d)
 			}
-			c.Close() //nolint:errcheck // a fake
+			c.Close()
 		}
 	})
 }
@@ -250,7 +251,7 @@ func TestConnectTriesOnceAndReports(t *testing.T) {
 		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); !errors.Is(err, ErrOffline) {
 			t.Errorf("Open without a session = %v", err)
 		}
-		c.Close() //nolint:errcheck // nothing is open
+		c.Close()
 		if _, err := c.Pods(t.Context(), ""); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Pods after Close = %v", err)
 		}
@@ -285,8 +286,54 @@ func TestOpenMovesToTheNextSession(t *testing.T) {
 		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
 			t.Errorf("Open = %v, want a stream of the second session", err)
 		}
-		stop() //nolint:errcheck // seen in another test
+		stop()
 	})
+}
+
+func TestOpenWaitsOutASessionThatIsEnding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := newFakeSession()
+		first.onOpen = func(*stream.Open) (conn, error) {
+			time.AfterFunc(time.Second, func() { first.cut(errCut) })
+			return nil, tunnel.ErrLost
+		}
+		s := &script{outcome: func(n int, _ string) (session, error) {
+			if n == 0 {
+				return first, nil
+			}
+			return newFakeSession(), nil
+		}}
+		c, stop := start(t, s, Config{})
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+			t.Errorf("Open = %v, want a stream of the second session", err)
+		}
+		stop()
+	})
+}
+
+func TestCloseEndsRun(t *testing.T) {
+	for name, outcome := range map[string]func(int, string) (session, error){
+		"attached": func(int, string) (session, error) { return newFakeSession(), nil },
+		"trying":   refused,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := New(Config{Relays: []Relay{{Addr: "relay:7443"}}, MaxBackoff: time.Hour})
+				c.attach = (&script{began: time.Now(), outcome: outcome}).attach
+				ended := make(chan error, 1)
+				go func() { ended <- c.Run(t.Context()) }()
+				time.Sleep(10 * time.Minute)
+				began := time.Now()
+				c.Close()
+				if err := <-ended; !errors.Is(err, net.ErrClosed) {
+					t.Errorf("Run = %v", err)
+				}
+				if d := time.Since(began); d > kickFloor {
+					t.Errorf("Run went on for %v", d)
+				}
+			})
+		})
+	}
 }
 
 func TestRelayThatGoesAwayIsLeftButNotCut(t *testing.T) {
@@ -312,7 +359,7 @@ func TestRelayThatGoesAwayIsLeftButNotCut(t *testing.T) {
 		if leaving.err != nil {
 			t.Error("streams on the old session were cut")
 		}
-		stop() //nolint:errcheck // seen in another test
+		stop()
 		if leaving.err == nil || fresh.err == nil {
 			t.Error("a session outlived Run")
 		}

@@ -50,7 +50,7 @@ func isFinal(err error) bool {
 // order returns the relays in random order, avoid last.
 func (c *Client) order(avoid string) []Relay {
 	relays := slices.Clone(c.cfg.Relays)
-	rand.Shuffle(len(relays), func(i, j int) { relays[i], relays[j] = relays[j], relays[i] })
+	rand.Shuffle(len(relays), func(i, j int) { relays[i], relays[j] = relays[j], relays[i] }) //nolint:gosec // nobody gains from guessing it
 	slices.SortStableFunc(relays, func(a, b Relay) int {
 		switch {
 		case (a.Addr == avoid) == (b.Addr == avoid):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -43,6 +44,12 @@ func (c *Client) open(ctx context.Context, t Target) (*routed, error) {
 		conn, err := l.open(wait, o)
 		if err == nil {
 			return &routed{conn: conn, leave: func() { c.retire(l) }}, nil
+		}
+		if errors.Is(err, tunnel.ErrLost) {
+			select {
+			case <-l.Done(): // any moment now
+			case <-wait.Done():
+			}
 		}
 		// Nothing of this connection has been sent yet, so a session that
 		// ended under it costs no more than another try.

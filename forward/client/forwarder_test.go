@@ -46,7 +46,7 @@ func echo(context.Context, Target) (forward.Conn, error) {
 	go func() {
 		b, err := io.ReadAll(up)
 		if err == nil {
-			theirs.Write(b) //nolint:errcheck // the test sees it
+			theirs.Write(b)
 		}
 		theirs.Close()
 	}()
@@ -56,8 +56,8 @@ func echo(context.Context, Target) (forward.Conn, error) {
 func TestForwarderKeepsHalfClose(t *testing.T) {
 	dial := serve(t, &Forwarder{Opener: openFunc(echo), Failed: func(_ Ports, err error) { t.Error(err) }})
 	c := dial()
-	c.Write([]byte("question")) //nolint:errcheck // the read tells
-	c.CloseWrite()              //nolint:errcheck // the read tells
+	c.Write([]byte("question"))
+	c.CloseWrite()
 	b, err := io.ReadAll(c)
 	if string(b) != "question" || err != nil {
 		t.Errorf("read %q, %v", b, err)
@@ -91,7 +91,7 @@ func TestRefusedConnectionIsResetAlone(t *testing.T) {
 	}
 	listening.Store(true)
 	c = dial()
-	c.CloseWrite() //nolint:errcheck // the read tells
+	c.CloseWrite()
 	if _, err := io.ReadAll(c); err != nil {
 		t.Errorf("the next connection: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestLocalAbortIsNotReported(t *testing.T) {
 		Failed: func(_ Ports, err error) { t.Errorf("reported %v", err) },
 	})
 	c := dial()
-	c.SetLinger(0) //nolint:errcheck // it is open
+	c.SetLinger(0)
 	c.Close()
 	<-broken
 }

@@ -123,16 +123,27 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 		case once:
 			return nil, offline(last, nil)
 		}
-		select {
-		case c.kick <- struct{}{}:
-		default: // somebody asked already
-		}
+		c.hurry()
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return nil, offline(c.lastAttempt(), ctx.Err())
 		}
 	}
+}
+
+// hurry cuts the pause between two attempts short.
+func (c *Client) hurry() {
+	select {
+	case c.kick <- struct{}{}:
+	default: // somebody asked already
+	}
+}
+
+func (c *Client) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended != nil
 }
 
 func (c *Client) lastAttempt() error {

@@ -52,7 +52,9 @@ func parseAddresses(list []string) ([]address, error) {
 	for _, s := range list {
 		if s == "localhost" {
 			for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-				required[ip] = required[ip] // present, required only if it was
+				if _, named := required[ip]; !named {
+					required[ip] = false
+				}
 			}
 			continue
 		}

@@ -181,3 +181,25 @@ func TestServeEndsWhenClosedFromOutside(t *testing.T) {
 	l.Close()
 	<-ended
 }
+
+func FuzzParseAddresses(f *testing.F) {
+	for _, s := range []string{"", "localhost", "127.0.0.1,localhost", "::1", "fe80::1%lo", "::ffff:1.2.3.4,1.2.3.4"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		list, err := parseAddresses(strings.Split(s, ","))
+		if err != nil {
+			return
+		}
+		if len(list) == 0 {
+			t.Fatalf("parseAddresses(%q) listens nowhere", s)
+		}
+		seen := make(map[netip.Addr]bool)
+		for _, a := range list {
+			if !a.ip.IsValid() || seen[a.ip] {
+				t.Fatalf("parseAddresses(%q) = %v", s, list)
+			}
+			seen[a.ip] = true
+		}
+	})
+}

@@ -38,7 +38,7 @@ func echoServer(t *testing.T) string {
 			all.Go(func() {
 				defer c.Close()
 				if b, err := io.ReadAll(c); err == nil {
-					c.Write(b) //nolint:errcheck // the test sees it
+					c.Write(b)
 				}
 			})
 		}
@@ -152,7 +152,7 @@ func TestRefusedForGood(t *testing.T) {
 	}
 	var server http.Server
 	done := make(chan struct{})
-	go func() { defer close(done); server.Serve(plain) }() //nolint:errcheck // closed below
+	go func() { defer close(done); server.Serve(plain) }()
 	defer func() { server.Close(); <-done }()
 	notARelay.Relays[0].Addr = plain.Addr().String()
 
@@ -199,7 +199,7 @@ func TestTokenFileThatIsMissingForAMoment(t *testing.T) {
 		case e.Kind == client.Attached:
 			cancel()
 		case tries.Add(1) == 2:
-			os.WriteFile(file, []byte(relaytest.Token), 0o600) //nolint:errcheck // the next attempt tells
+			os.WriteFile(file, []byte(relaytest.Token), 0o600)
 		}
 	}
 	if err := client.New(cfg).Run(ctx); err != nil {
@@ -233,10 +233,10 @@ func TestThroughAnHTTPProxy(t *testing.T) {
 			return
 		}
 		defer up.Close()
-		c.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")) //nolint:errcheck // the client tells
+		c.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))
 		var back sync.WaitGroup
-		back.Go(func() { io.Copy(c, up); c.Close() }) //nolint:errcheck // ends with the client
-		io.Copy(up, c)                                //nolint:errcheck // ends with the client
+		back.Go(func() { io.Copy(c, up); c.Close() })
+		io.Copy(up, c)
 		up.Close()
 		back.Wait()
 	}()

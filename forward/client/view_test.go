@@ -78,7 +78,7 @@ func TestAwaitPod(t *testing.T) {
 				if waited != tc.waited {
 					t.Errorf("waiting called: %v", waited)
 				}
-				stop() //nolint:errcheck // seen in another test
+				stop()
 			})
 		})
 	}
@@ -93,6 +93,6 @@ func TestAwaitPodWithoutRelayTellsWhy(t *testing.T) {
 		if !errors.Is(err, ErrOffline) || err.Error() != "no relay answers: relay relay:7443: connection refused" {
 			t.Errorf("AwaitPod = %v", err)
 		}
-		stop() //nolint:errcheck // seen in another test
+		stop()
 	})
 }

@@ -49,11 +49,13 @@ type Relay struct {
 func Start(t testing.TB) *Relay {
 	t.Helper()
 	sc, ca, pin := authority(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ctx, cancel := context.WithCancel(context.Background())
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
+		cancel()
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	r := &Relay{
 		Addr: ln.Addr().String(), CA: ca, Pin: pin,
 		ctx: ctx, tls: sc, ln: ln, calls: rpc.NewListener(),
@@ -192,7 +194,8 @@ func (r *Relay) reach(o *stream.Open) (*net.TCPConn, error) {
 	if !known {
 		return nil, &stream.Error{Code: stream.PodNotFound, Text: "pod " + o.Namespace + "/" + o.Pod + " is on no node"}
 	}
-	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
+	d := net.Dialer{Timeout: 10 * time.Second}
+	c, err := d.DialContext(r.ctx, "tcp", addr)
 	if err != nil {
 		return nil, &stream.Error{Code: stream.NotListening, Text: "nothing listens in pod " + o.Namespace + "/" + o.Pod}
 	}
