@@ -12,8 +12,10 @@ import (
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel/rpc"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
-	"github.com/culvert-k8s/culvert/proto/stream"
 )
+
+// podsCheck is how often the source of pods is asked whether it is well.
+const podsCheck = 10 * time.Second
 
 // Agent serves the pods of one node. Make one with New.
 type Agent struct {
@@ -25,10 +27,11 @@ type Agent struct {
 	metrics *metrics
 	control *rpc.Listener // questions of relays
 
-	running  atomic.Int64 // streams
-	idle     chan struct{}
-	tunnels  atomic.Int64 // registered ones
-	leaving  chan struct{}
+	running atomic.Int64  // streams
+	idle    chan struct{} // tells that running fell to none
+	tunnels atomic.Int64  // registered ones
+	leaving chan struct{} // closed when Run's context has ended
+
 	podsMu   sync.Mutex
 	podsSeen chan struct{} // closed and replaced when the pods changed
 }
@@ -54,18 +57,21 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// Ready tells whether at least one relay can send streams here.
-func (a *Agent) Ready() bool { return a.tunnels.Load() > 0 }
+// Ready tells whether at least one relay can send streams here and the pods are
+// known.
+func (a *Agent) Ready() bool { return a.tunnels.Load() > 0 && a.cfg.Pods.Ready() == nil }
 
 // Run keeps tunnels to all relays until ctx ends. Then it says that it goes
-// away, lets running streams finish within the drain timeout, and returns when
-// everything it started has ended. It can be called once.
+// away, refuses new streams, lets running ones finish within the drain timeout,
+// resets what is left, and returns when everything it started has ended. It can
+// be called once. The error is why the pods could not be followed any more.
 func (a *Agent) Run(ctx context.Context) error {
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
 	hard, stop := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stop(nil)
 	var all sync.WaitGroup
 	defer all.Wait()
-	defer stop(&stream.Error{Code: stream.GoingAway, Text: "agent is shutting down"})
+	defer stop(leaving())
 
 	g := rpc.NewServer()
 	controlv1.RegisterNodeServer(g, &nodeService{agent: a})
@@ -78,14 +84,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, relay := range a.cfg.Relays {
 		all.Go(func() { a.keep(ctx, hard, relay) })
 	}
+	var err error
 	select {
 	case <-ctx.Done():
-	case err := <-pods:
-		return fmt.Errorf("watch pods: %w", err)
+	case err = <-pods:
+		err = fmt.Errorf("follow pods: %w", err)
 	}
 	close(a.leaving)
+	quit()
 	a.drain()
-	return nil
+	return err
 }
 
 // drain waits until no stream runs, at most for the drain timeout.
@@ -96,13 +104,18 @@ func (a *Agent) drain() {
 		select {
 		case <-a.idle:
 		case <-limit.C:
+			a.cfg.Log.Warn("streams are cut", "streams", a.running.Load(), "drain_timeout", a.cfg.DrainTimeout.String())
 			return
 		}
 	}
 }
 
-// watchPods wakes every reporter when the pods changed.
+// watchPods wakes every reporter when the pods changed, and tells the log when
+// they cannot be followed: their source has none.
 func (a *Agent) watchPods(ctx context.Context) {
+	tick := time.NewTicker(podsCheck)
+	defer tick.Stop()
+	said := ""
 	for {
 		select {
 		case <-a.cfg.Pods.Changed():
@@ -110,10 +123,27 @@ func (a *Agent) watchPods(ctx context.Context) {
 			close(a.podsSeen)
 			a.podsSeen = make(chan struct{})
 			a.podsMu.Unlock()
+		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
+		said = a.tellPods(said)
 	}
+}
+
+// tellPods logs the state of the pods if it is not the one said last, and returns
+// it.
+func (a *Agent) tellPods(said string) string {
+	err := a.cfg.Pods.Ready()
+	switch {
+	case err == nil && said != "":
+		a.cfg.Log.Info("pods are known again", "pods", len(a.cfg.Pods.List()))
+		return ""
+	case err != nil && err.Error() != said:
+		a.cfg.Log.Warn("pods may be out of date", "err", err)
+		return err.Error()
+	}
+	return said
 }
 
 // podsChanged returns a channel that is closed at the next change.

@@ -2,84 +2,128 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// podBatch is the most pods in one message, so that it stays far below the
-// message limit whatever the names.
-const podBatch = 500
+const (
+	// renewCheck is how often the credential is looked at while a tunnel stays
+	// up, at most. It is short because the clock may be set meanwhile.
+	renewCheck = time.Hour
+	// maxSaid bounds, in bytes, what a relay says of itself for the log.
+	maxSaid = 256
+)
+
+// errSilent ends a tunnel whose relay does not answer the registration.
+var errSilent = errors.New("relay did not answer the registration in time")
+
+// attendance is the call that registers a tunnel.
+type attendance = grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.AttendResponse]
 
 // uplink is one tunnel to a relay.
 type uplink struct {
-	agent    *Agent
-	relay    string
-	sess     *tunnel.Session
-	control  *grpc.ClientConn
-	replaced chan struct{} // closed when the relay said that it goes away
-	once     sync.Once
+	agent     *Agent
+	relay     string
+	sess      *tunnel.Session
+	control   *grpc.ClientConn
+	questions atomic.Int32  // open streams on which the relay asks
+	replaced  chan struct{} // closed when the relay said that it goes away
+	once      sync.Once
 }
 
-// serve registers the tunnel and takes streams from it until the session or
-// hard ends. When ctx ends it says goodbye and goes on.
-func (u *uplink) serve(ctx, hard context.Context) {
-	hard, cancel := context.WithCancelCause(hard)
-	var attending sync.WaitGroup
-	attending.Go(func() {
-		// Without its registration a tunnel serves nobody.
-		cancel(u.attend(ctx, hard))
+// serve registers the tunnel and takes streams from it until life ends, which
+// end does: here when the tunnel is of no use any more, above at the end of the
+// agent. When ctx ends it says goodbye and goes on. It returns when all it
+// started has ended.
+func (u *uplink) serve(ctx, life context.Context, end context.CancelCauseFunc) {
+	var beside sync.WaitGroup
+	beside.Go(func() { end(u.gone(u.attend(ctx, life))) })
+	beside.Go(func() { u.renew(life) })
+	beside.Go(func() { // who still waits for a pod need not, once the tunnel is lost
+		select {
+		case <-u.sess.Done():
+			end(u.gone(nil))
+		case <-life.Done():
+		}
 	})
-	err := u.sess.Serve(hard, func(st *tunnel.Stream) { u.stream(hard, st) })
-	cancel(err)
-	attending.Wait()
+	end(u.gone(u.sess.Serve(life, func(st *tunnel.Stream) { u.stream(life, st) })))
+	beside.Wait()
+	cause := context.Cause(life)
 	_ = u.control.Close()
-	_ = u.sess.CloseWithError(err)
+	_ = u.sess.CloseWithError(cause)
 	if ctx.Err() == nil {
-		u.agent.cfg.Log.Warn("tunnel ended", "relay", u.relay, "err", err)
+		u.agent.cfg.Log.Warn("tunnel ended", "relay", u.relay, "err", cause)
+	} else {
+		u.agent.cfg.Log.Info("tunnel ended", "relay", u.relay, "err", cause)
 	}
+}
+
+// gone is why the tunnel ends: the session's own reason if it has ended, which is
+// what every call on it then fails with, or else err.
+func (u *uplink) gone(err error) error {
+	if ended := u.sess.Err(); ended != nil {
+		err = ended
+	}
+	return lost(err)
 }
 
 // attend registers and reports until the call ends.
-func (u *uplink) attend(ctx, hard context.Context) error {
-	call, err := controlv1.NewRegistryClient(u.control).Attend(hard)
+func (u *uplink) attend(ctx, life context.Context) error {
+	life, hangUp := context.WithCancelCause(life)
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	defer hangUp(nil)
+	late := time.AfterFunc(u.agent.cfg.DialTimeout, func() { hangUp(errSilent) })
+	call, reg, err := u.register(life)
+	if !late.Stop() && err != nil {
+		err = context.Cause(life)
+	}
 	if err != nil {
 		return fmt.Errorf("register with %s: %w", u.relay, err)
 	}
-	a := u.agent
-	if err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_Register{Register: a.registration()}}); err != nil {
-		return fmt.Errorf("register with %s: %w", u.relay, recvError(call, err))
+	u.agent.tunnels.Add(1)
+	defer u.agent.tunnels.Add(-1)
+	u.agent.cfg.Log.Info("tunnel up", "relay", u.relay, "relay_id", clip(reg.GetRelayId()), "relay_version", clip(reg.GetVersion()))
+
+	heard := make(chan error, 1)
+	listening.Go(func() { heard <- u.listen(call) })
+	return fmt.Errorf("attend %s: %w", u.relay, u.report(ctx, call, reg.GetWantPods(), heard))
+}
+
+// register makes the call that lasts as long as the registration.
+func (u *uplink) register(ctx context.Context) (attendance, *controlv1.Registered, error) {
+	call, err := controlv1.NewRegistryClient(u.control).Attend(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_Register{Register: u.agent.registration()}}); err != nil {
+		return nil, nil, recvError(call, err)
 	}
 	answer, err := call.Recv()
 	if err != nil {
-		return fmt.Errorf("register with %s: %w", u.relay, err)
+		return nil, nil, err
 	}
 	reg := answer.GetRegistered()
 	if reg == nil {
-		return fmt.Errorf("register with %s: the answer is not a registration", u.relay)
+		return nil, nil, errors.New("the answer is not a registration")
 	}
-	a.tunnels.Add(1)
-	defer a.tunnels.Add(-1)
-	a.cfg.Log.Info("tunnel up", "relay", u.relay, "relay_id", reg.GetRelayId(), "relay_version", reg.GetVersion())
-
-	heard := make(chan error, 1)
-	go func() { heard <- u.listen(call) }() // ends with the call, which ends when hard does
-	err = u.report(ctx, call, reg.GetWantPods(), heard)
-	_ = call.CloseSend()
-	return err
+	return call, reg, nil
 }
 
 // recvError returns what the server said about a call that could not be sent
 // on.
-func recvError(call grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.AttendResponse], err error) error {
+func recvError(call attendance, err error) error {
 	if _, rerr := call.Recv(); rerr != nil {
 		return rerr
 	}
@@ -97,89 +141,64 @@ func (a *Agent) registration() *controlv1.Register {
 	return r
 }
 
-// listen hears what the relay says.
-func (u *uplink) listen(call grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.AttendResponse]) error {
+// listen hears what the relay says until the call ends.
+func (u *uplink) listen(call attendance) error {
 	for {
 		m, err := call.Recv()
 		if err != nil {
-			return fmt.Errorf("attend %s: %w", u.relay, err)
+			return err
 		}
 		if g := m.GetGoingAway(); g != nil {
-			u.agent.cfg.Log.Info("relay is going away", "relay", u.relay, "reason", g.GetReason())
-			u.once.Do(func() { close(u.replaced) })
+			u.once.Do(func() {
+				u.agent.cfg.Log.Info("relay is going away", "relay", u.relay, "reason", clip(g.GetReason()))
+				close(u.replaced)
+			})
 		}
 	}
 }
 
-// report tells the relay about pods, and that the agent leaves.
-func (u *uplink) report(ctx context.Context, call grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.AttendResponse], wantPods bool, heard <-chan error) error {
+// report tells the relay about pods, and that the agent leaves. Of its own errors
+// it returns the one that the relay gave as the reason.
+func (u *uplink) report(ctx context.Context, call attendance, wantPods bool, heard <-chan error) error {
 	a := u.agent
-	known := map[string]sandbox.Pod(nil)
-	leaving := ctx.Done()
+	pods := reported{call: call}
+	quit := ctx.Done()
 	for {
-		changed := a.podsChanged()
+		var changed <-chan struct{}
 		if wantPods {
-			now := podsByUID(a.cfg.Pods.List())
-			if err := sendPods(call, known, now); err != nil {
-				return recvError(call, err)
+			changed = a.podsChanged()
+			if err := pods.update(a.cfg.Pods.List()); err != nil {
+				return <-heard // the call is over, and the listener knows why
 			}
-			known = now
 		}
 		select {
 		case <-changed:
 		case err := <-heard:
 			return err
-		case <-leaving:
-			leaving = nil
+		case <-quit:
+			quit = nil
 			bye := &controlv1.GoingAway{Reason: "agent is shutting down", Grace: durationpb.New(a.cfg.DrainTimeout)}
 			if err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_GoingAway{GoingAway: bye}}); err != nil {
-				return recvError(call, err)
+				return <-heard
 			}
 		}
 	}
 }
 
-func podsByUID(pods []sandbox.Pod) map[string]sandbox.Pod {
-	m := make(map[string]sandbox.Pod, len(pods))
-	for _, p := range pods {
-		m[p.UID] = p
+// renew lets the identity renew what it shows this relay, however long the
+// tunnel lasts. The tunnel goes on with what it was made with.
+func (u *uplink) renew(ctx context.Context) {
+	a := u.agent
+	said := complaint{log: a.cfg.Log}
+	for sleep(ctx, upperHalf(renewCheck)) {
+		limited, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
+		_, err := a.cfg.Identity.For(limited, u.relay, a.dialer)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			said.warn("credential not renewed", u.relay, err)
+		}
 	}
-	return m
 }
 
-// sendPods sends what makes now of known. A known of nil makes the report full.
-func sendPods(call grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.AttendResponse], known, now map[string]sandbox.Pod) error {
-	c := &controlv1.PodChanges{Full: known == nil}
-	flush := func() error {
-		err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_Pods{Pods: c}})
-		c = &controlv1.PodChanges{}
-		return err
-	}
-	for uid := range known {
-		if _, still := now[uid]; !still {
-			c.Removed = append(c.Removed, uid)
-		}
-	}
-	for uid, p := range now {
-		if old, was := known[uid]; was && old == p {
-			continue
-		}
-		c.Upsert = append(c.Upsert, protoPod(p))
-		if len(c.GetUpsert()) == podBatch {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if !c.GetFull() && len(c.GetUpsert()) == 0 && len(c.GetRemoved()) == 0 {
-		return nil
-	}
-	return flush()
-}
-
-func protoPod(p sandbox.Pod) *controlv1.Pod {
-	return &controlv1.Pod{
-		Namespace: p.Namespace, Name: p.Name, Uid: p.UID,
-		HostNetwork: p.HostNetwork, Created: timestamppb.New(p.Created),
-	}
-}
+// clip bounds what a relay says before it is logged.
+func clip(s string) string { return s[:min(len(s), maxSaid)] }

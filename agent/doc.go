@@ -24,9 +24,12 @@ type Pods interface {
 	List() []sandbox.Pod
 	// Changed gets a value when List may have changed.
 	Changed() <-chan struct{}
+	// Ready returns nil if List is whole and up to date, or else why it may not
+	// be.
+	Ready() error
 }
 
-// PodDialer connects to a port on a pod's localhost. The caller closes the
+// PodDialer connects to a port on a pod's localhost. The caller owns the
 // connection.
 type PodDialer interface {
 	DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error)

@@ -7,7 +7,6 @@ import (
 	vm "github.com/VictoriaMetrics/metrics"
 
 	"github.com/culvert-k8s/culvert/forward"
-	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // metrics are what an agent counts. Labels are bounded: no pod, no user.
@@ -26,16 +25,19 @@ func newMetrics(a *Agent) *metrics {
 	m.set.NewGauge(`culvert_agent_tunnels`, func() float64 { return float64(a.tunnels.Load()) })
 	m.set.NewGauge(`culvert_agent_relays`, func() float64 { return float64(len(a.cfg.Relays)) })
 	m.set.NewGauge(`culvert_agent_pods`, func() float64 { return float64(len(a.cfg.Pods.List())) })
+	m.set.NewGauge(`culvert_agent_pods_ready`, func() float64 {
+		if a.cfg.Pods.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
 	return m
 }
 
 // stream counts a stream that has ended.
-func (m *metrics) stream(code stream.Code, stats forward.Stats) {
-	name := code.String()
-	if code > stream.NameTaken {
-		name = "unknown" // a peer may send any number, and each would be a series
-	}
-	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_agent_streams_total{code=%q}`, name)).Inc()
+func (m *metrics) stream(err error, stats forward.Stats) {
+	code, _ := outcome(err)
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_agent_streams_total{code=%q}`, code)).Inc()
 	m.up.Add(int(stats.AtoB))
 	m.down.Add(int(stats.BtoA))
 }

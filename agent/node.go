@@ -9,6 +9,7 @@ import (
 
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // nodeService answers the questions of relays.
@@ -38,7 +39,9 @@ func (n *nodeService) Describe(ctx context.Context, req *controlv1.DescribeReque
 		return nil, status.Errorf(codes.NotFound, "no pod with uid %q on this node", req.GetUid())
 	}
 	if err != nil {
-		return nil, status.FromContextError(err).Err()
+		// Only the coded part: paths of this node are not the relay's business.
+		err = explain(err, &stream.Open{})
+		return nil, status.Error(codes.Unavailable, textOf(err))
 	}
 	out := &controlv1.DescribeResponse{Pod: protoPod(pod), Allowed: true}
 	if req.GetPort() != 0 {

@@ -52,14 +52,15 @@ func contains(ranges []PortRange, port uint16) bool {
 	return slices.ContainsFunc(ranges, func(r PortRange) bool { return r.From <= port && port <= r.To })
 }
 
-// ParsePorts reads a list of ports and ranges: "80,443,8000-8100".
+// ParsePorts reads a list of ports and ranges: "80,443,8000-8100". An empty list
+// is nil. An empty item is an error, so that a list of nothing but commas is not
+// taken for no list, which permits everything.
 func ParsePorts(list string) ([]PortRange, error) {
+	if list == "" {
+		return nil, nil
+	}
 	var out []PortRange
 	for item := range strings.SplitSeq(list, ",") {
-		item = strings.TrimSpace(item)
-		if item == "" {
-			continue
-		}
 		from, to, isRange := strings.Cut(item, "-")
 		if !isRange {
 			to = from
@@ -73,7 +74,7 @@ func ParsePorts(list string) ([]PortRange, error) {
 			return nil, err
 		}
 		if hi < lo {
-			return nil, fmt.Errorf("port range %q ends before it begins", item)
+			return nil, fmt.Errorf("port range %q ends before it begins", strings.TrimSpace(item))
 		}
 		out = append(out, PortRange{lo, hi})
 	}

@@ -2,16 +2,22 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
-	"github.com/culvert-k8s/culvert/netns"
 	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+const (
+	// maxControls bounds the streams on which one relay asks questions at once.
+	// It needs one; each costs a gRPC connection.
+	maxControls = 8
+	// refusalTime bounds how long a refusal may take to be sent.
+	refusalTime = time.Second
 )
 
 // stream serves one stream a relay opened.
@@ -22,9 +28,10 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 	switch {
 	case err != nil:
 		refuse(st, err)
+		a.metrics.stream(err, forward.Stats{})
+		a.cfg.Log.Debug("stream without a request", "relay", u.relay, "err", err)
 	case open.Kind == stream.KindControl:
-		_ = st.SetDeadline(time.Time{})
-		u.acceptControl(st)
+		u.question(st)
 	case open.Kind == stream.KindForward:
 		a.began()
 		defer a.ended()
@@ -32,6 +39,32 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 	default:
 		refuse(st, &stream.Error{Code: stream.Unsupported, Text: fmt.Sprintf("streams of kind %s are not served here", open.Kind)})
 	}
+}
+
+// question hands a stream to the server that answers relays. There is no reply
+// to such a stream: one too many is reset.
+func (u *uplink) question(st *tunnel.Stream) {
+	if u.questions.Add(1) > maxControls {
+		u.questions.Add(-1)
+		_ = st.Reset()
+		return
+	}
+	_ = st.SetDeadline(time.Time{})
+	q := &question{Stream: st, ended: sync.OnceFunc(func() { u.questions.Add(-1) })}
+	if err := u.agent.control.Deliver(q, u.relay); err != nil { // it has closed q
+		u.agent.cfg.Log.Debug("question refused", "relay", u.relay, "err", err)
+	}
+}
+
+// question is a stream that counts as long as it is open.
+type question struct {
+	*tunnel.Stream
+	ended func()
+}
+
+func (q *question) Close() error {
+	defer q.ended()
+	return q.Stream.Close()
 }
 
 // began and ended count the streams that run.
@@ -48,50 +81,65 @@ func (a *Agent) ended() {
 
 // forward reaches the pod, answers, and joins the two.
 func (u *uplink) forward(ctx context.Context, st *tunnel.Stream, open *stream.Open) {
-	a := u.agent
 	began := time.Now()
-	pod, conn, err := a.reach(ctx, open)
+	pod, conn, err := u.agent.reach(ctx, open)
 	if err != nil {
 		refuse(st, err)
 		u.account(open, pod, forward.Stats{}, err, began)
 		return
 	}
-	b, err := stream.AppendReply(nil, &stream.Reply{Version: open.Version})
-	if err == nil {
-		_, err = st.Write(b)
-	}
-	if err != nil {
+	if err := u.accept(st, open); err != nil {
 		_ = conn.Reset(err)
 		_ = st.Reset()
 		u.account(open, pod, forward.Stats{}, err, began)
 		return
 	}
-	_ = st.SetDeadline(time.Time{})
-	far := tunnel.NewConn(st)
-	far.AbortCode = stream.PodReset
-	stats, err := a.joiner.Join(ctx, far, conn, nil)
+	stats, err := u.agent.joiner.Join(ctx, tunnel.NewConn(st), newPodConn(conn), nil)
 	u.account(open, pod, stats, err, began)
+}
+
+// accept tells the client that the pod has accepted.
+func (u *uplink) accept(st *tunnel.Stream, open *stream.Open) error {
+	b, err := stream.AppendReply(nil, &stream.Reply{Version: open.Version})
+	if err != nil {
+		return err
+	}
+	_ = st.SetDeadline(time.Now().Add(u.agent.cfg.OpenTimeout))
+	if _, err = st.Write(b); err != nil {
+		return fmt.Errorf("answer stream: %w", err)
+	}
+	_ = st.SetDeadline(time.Time{})
+	return nil
 }
 
 // reach finds the pod, asks the policy and dials.
 func (a *Agent) reach(ctx context.Context, open *stream.Open) (sandbox.Pod, forward.Conn, error) {
 	if a.isLeaving() {
-		return sandbox.Pod{}, nil, &stream.Error{Code: stream.GoingAway, Text: "agent is shutting down"}
+		return sandbox.Pod{}, nil, leaving()
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
+	limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
 	defer cancel()
-	pod, err := a.cfg.Pods.Lookup(ctx, open.UID)
+	pod, err := a.cfg.Pods.Lookup(limited, open.UID)
 	if err != nil {
-		return pod, nil, explain(err, open)
+		return sandbox.Pod{}, nil, unreached(ctx, "find pod", err, open)
 	}
 	if err := a.cfg.Policy.Check(pod, open.Port); err != nil {
 		return pod, nil, err
 	}
-	conn, err := a.cfg.Dial.DialPod(ctx, pod, open.Port)
+	conn, err := a.cfg.Dial.DialPod(limited, pod, open.Port)
 	if err != nil {
-		return pod, nil, explain(err, open)
+		return pod, nil, unreached(ctx, "dial pod", err, open)
 	}
 	return pod, conn, nil
+}
+
+// unreached is the error of one step on the way to a pod. When the tunnel was
+// lost meanwhile, that is the reason.
+func unreached(ctx context.Context, step string, err error, open *stream.Open) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	}
+	return explain(fmt.Errorf("%s: %w", step, err), open)
 }
 
 func (a *Agent) isLeaving() bool {
@@ -103,68 +151,29 @@ func (a *Agent) isLeaving() bool {
 	}
 }
 
-// explain gives an error its code. This is the last place that sees what the
-// kernel said.
-func explain(err error, open *stream.Open) error {
-	code, text := stream.Internal, ""
-	switch {
-	case errors.As(err, new(*stream.Error)):
-		return err
-	case errors.Is(err, sandbox.ErrNotFound):
-		code, text = stream.WrongNode, "the pod is not on this node any more"
-	case errors.Is(err, netns.ErrGone):
-		code, text = stream.NamespaceGone, "the pod's network is gone"
-	case errors.Is(err, netns.ErrHost):
-		code, text = stream.Policy, "the pod shares the network of the agent itself"
-	case errors.Is(err, netns.ErrBusy):
-		code, text = stream.Overloaded, "the node dials as many pods as it may at once"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		code, text = stream.NotListening, fmt.Sprintf("nothing listens on localhost port %d in the pod", open.Port)
-	case errors.Is(err, context.DeadlineExceeded):
-		code, text = stream.Timeout, fmt.Sprintf("port %d in the pod did not accept in time", open.Port)
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
-		code, text = stream.Unreachable, "the pod's localhost cannot be reached"
-	}
-	return &coded{wire: &stream.Error{Code: code, Text: text}, cause: err}
-}
-
-// coded is an error for the wire that keeps its cause for the log.
-type coded struct {
-	wire  *stream.Error
-	cause error
-}
-
-func (e *coded) Error() string { return e.cause.Error() }
-
-func (e *coded) Unwrap() []error { return []error{e.wire, e.cause} }
-
-// refuse answers an Open with an error and ends the stream.
+// refuse answers an Open with an error and ends the stream. Only the coded part
+// of the error goes out.
 func refuse(st *tunnel.Stream, err error) {
-	r := &stream.Reply{Version: stream.Version, Code: stream.CodeOf(err)}
-	if e := (*stream.Error)(nil); errors.As(err, &e) {
-		r.Text = e.Text
-	}
-	_ = st.SetDeadline(time.Now().Add(time.Second))
+	r := &stream.Reply{Version: stream.Version, Code: stream.CodeOf(err), Text: textOf(err)}
+	_ = st.SetDeadline(time.Now().Add(refusalTime))
 	if b, aerr := stream.AppendReply(nil, r); aerr == nil {
 		_, _ = st.WriteLast(b)
 	}
 	_ = st.Close()
 }
 
-// account counts a stream and writes the one line a stream leaves.
+// account counts a stream and writes the one line a stream leaves. The pod is
+// named as this node knows it; one that it does not know, as the relay called it.
 func (u *uplink) account(open *stream.Open, pod sandbox.Pod, stats forward.Stats, err error, began time.Time) {
-	code := stream.CodeOf(err)
-	reason := ""
-	if err != nil {
-		reason = err.Error()
-		if code == stream.Internal && errors.Is(err, forward.ErrReset) {
-			code = stream.PodReset
-		}
+	name := pod.Namespace + "/" + pod.Name
+	if pod.UID == "" {
+		name = open.Namespace + "/" + open.Pod
 	}
-	u.agent.metrics.stream(code, stats)
+	code, reason := outcome(err)
+	u.agent.metrics.stream(err, stats)
 	u.agent.cfg.Log.Info("stream",
 		"id", open.ID.String(), "user", open.User, "relay", u.relay, "node", u.agent.cfg.Node,
-		"pod", pod.Namespace+"/"+pod.Name, "uid", open.UID, "port", open.Port,
-		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code.String(), "reason", reason,
+		"pod", name, "uid", open.UID, "port", open.Port,
+		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code, "reason", reason,
 		"duration", time.Since(began).Round(time.Microsecond).String())
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
 
-	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -20,49 +20,61 @@ const (
 	// settled is how long a tunnel must have lasted for its loss to start the
 	// pauses anew: one that is refused at once must not be dialled in a loop.
 	settled = 3 * time.Second
+	// maxTunnels bounds the tunnels to one relay: the one in use, and those that
+	// it has said goodbye on but has not ended.
+	maxTunnels = 4
+	// repeatAfter is when the same complaint is worth another line.
+	repeatAfter = time.Minute
 )
 
 // keep keeps a tunnel to one relay until ctx ends, for ever trying again. A
 // relay that says it goes away is replaced at once, while the streams on the
-// old tunnel run on until hard ends.
+// old tunnel run on until hard ends. It returns when all its tunnels have ended.
 func (a *Agent) keep(ctx, hard context.Context, relay string) {
-	var old sync.WaitGroup
-	defer old.Wait()
+	var tunnels sync.WaitGroup
+	defer tunnels.Wait()
+	slots := make(chan struct{}, maxTunnels)
 	pause := backoff{limit: a.cfg.MaxBackoff}
-	for {
-		if !sleep(ctx, pause.next()) {
-			return
-		}
+	said := complaint{log: a.cfg.Log}
+	for sleep(ctx, pause.next()) && occupy(ctx, slots) {
 		up, err := a.dial(ctx, relay)
 		if err != nil {
-			if ctx.Err() != nil {
-				return
+			<-slots
+			if ctx.Err() == nil {
+				a.metrics.relayFailed()
+				said.warn("no tunnel", relay, err)
 			}
-			a.metrics.relayFailed()
-			a.cfg.Log.Warn("no tunnel", "relay", relay, "err", err, "retry_in_at_most", pause.limit.String())
 			continue
 		}
 		began := time.Now()
-		ended := make(chan struct{})
-		old.Go(func() {
-			defer close(ended)
-			up.serve(ctx, hard)
+		life, end := context.WithCancelCause(hard)
+		tunnels.Go(func() {
+			defer func() { <-slots }()
+			up.serve(ctx, life, end)
 		})
 		select {
-		case <-ended:
+		case <-life.Done():
 		case <-up.replaced:
+		case <-ctx.Done():
 		}
 		if time.Since(began) >= settled {
 			pause = backoff{limit: a.cfg.MaxBackoff}
 		}
-		if ctx.Err() != nil {
-			return
-		}
+	}
+}
+
+// occupy waits for a free slot and tells whether ctx still lives.
+func occupy(ctx context.Context, slots chan<- struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
 // dial makes a session to a relay, buying or renewing a certificate first if
-// there is none.
+// need be.
 func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
 	defer cancel()
@@ -72,7 +84,7 @@ func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	}
 	sess, err := a.dialer(cred).Dial(ctx, relay)
 	if err != nil {
-		if refused := (*stream.Error)(nil); errors.As(err, &refused) && refused.Code == stream.Unauthenticated {
+		if unwelcome(err) {
 			a.cfg.Identity.Refused(relay)
 		}
 		return nil, err
@@ -84,9 +96,34 @@ func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	return &uplink{agent: a, relay: relay, sess: sess, control: cc, replaced: make(chan struct{})}, nil
 }
 
+// unwelcome tells whether a relay refused the credential: in its answer to it, or
+// already in TLS, as one does whose clock says that a certificate is over.
+func unwelcome(err error) bool {
+	if errors.Is(err, &stream.Error{Code: stream.Unauthenticated}) {
+		return true
+	}
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" // what crypto/tls calls an alert of the peer
+}
+
 // dialer returns how to dial with a credential.
 func (a *Agent) dialer(c Credential) *connect.Dialer {
 	return &connect.Dialer{TLS: c.TLS, ALPN: stream.ALPNAgent, Hello: c.Hello, Proxy: a.cfg.Proxy, Tunnel: a.cfg.Tunnel}
+}
+
+// complaint keeps a trouble that repeats itself from filling the log.
+type complaint struct {
+	log  *slog.Logger
+	last string
+	at   time.Time
+}
+
+func (c *complaint) warn(msg, relay string, err error) {
+	level := slog.LevelDebug
+	if text := fmt.Sprint(err); text != c.last || time.Since(c.at) >= repeatAfter {
+		level, c.last, c.at = slog.LevelWarn, text, time.Now()
+	}
+	c.log.Log(context.Background(), level, msg, "relay", relay, "err", err)
 }
 
 // backoff gives the pauses between attempts: none, then from firstPause
@@ -104,8 +141,10 @@ func (b *backoff) next() time.Duration {
 		return 0
 	}
 	b.last = min(max(2*b.last, firstPause), b.limit)
-	return b.last/2 + rand.N(b.last/2+1)
+	return upperHalf(b.last)
 }
+
+func upperHalf(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
 // sleep waits for d and tells whether ctx still lives.
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -119,12 +158,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	case <-ctx.Done():
 		return false
-	}
-}
-
-// acceptControl takes a stream on which the relay asks questions.
-func (u *uplink) acceptControl(st *tunnel.Stream) {
-	if err := u.agent.control.Deliver(st, u.relay); err != nil && !errors.Is(err, net.ErrClosed) {
-		u.agent.cfg.Log.Warn("question refused", "relay", u.relay, "err", fmt.Sprint(err))
 	}
 }

@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
+	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// renewTime bounds an attempt to renew a certificate that still serves, so that
+// time is left to dial with it.
+const renewTime = 3 * time.Second
+
+// Joined is the Identity of an agent that gets its certificate from the relay
+// with a join token, and renews it there. Node, Store and Trust must be set. It
+// must not be copied.
+//
+// A certificate that a relay refuses is not thrown away: the relay may have been
+// set back, and the token may be gone. The next attempt joins with the same key,
+// and if that fails, the one after it shows the old certificate again.
+type Joined struct {
+	Node  string
+	Store *identity.AgentStore
+	Trust Trust
+	// Token returns the join token. It is asked each time one is needed, so that
+	// a file may come late. nil: there is none.
+	Token  func() (string, error)
+	Report func(error) // hears of what failed without being needed yet; may be nil
+
+	mu    sync.Mutex
+	kept  map[*identity.AgentIdentity]*keeping
+	known string // the pin of Trust.CAFile when it could last be told
+}
+
+var _ Identity = (*Joined)(nil)
+
+// keeping goes with an identity, which relays of one authority share.
+type keeping struct {
+	turn    chan struct{} // held by whoever asks a relay for a certificate
+	refused atomic.Bool   // a relay did not take the certificate
+}
+
+// For returns the certificate for a relay, after joining or renewing if need be.
+func (j *Joined) For(ctx context.Context, relay string, dial func(Credential) *connect.Dialer) (Credential, error) {
+	id, k, err := j.open(relay)
+	if err != nil {
+		return Credential{}, err
+	}
+	select {
+	case k.turn <- struct{}{}:
+		defer func() { <-k.turn }()
+	case <-ctx.Done():
+		return Credential{}, fmt.Errorf("wait for the certificate asked for at another relay: %w", context.Cause(ctx))
+	}
+	tc, err := clientTLS(relay, j.Trust, identity.ClientConfig{Certificate: id.Certificate, Report: j.Report})
+	if err != nil {
+		return Credential{}, err
+	}
+	cred := Credential{TLS: tc}
+	refused := k.refused.Swap(false)
+	switch s := id.Status(); {
+	case s == identity.CertNone, s == identity.CertExpired, refused:
+		if err := j.join(ctx, relay, id, dial); err != nil {
+			return Credential{}, err
+		}
+	case s == identity.CertDue:
+		// What it has still serves: a relay that does not renew must not cost
+		// the tunnel.
+		if err := j.renew(ctx, relay, id, dial(cred)); err != nil && j.Report != nil {
+			j.Report(err)
+		}
+	}
+	return cred, nil
+}
+
+// Refused makes the next attempt join anew, if there is a token for it.
+func (j *Joined) Refused(relay string) {
+	if j.Token == nil {
+		return
+	}
+	if _, k, err := j.open(relay); err == nil {
+		k.refused.Store(true)
+	}
+}
+
+// open returns the identity for a relay and what goes with it.
+func (j *Joined) open(relay string) (*identity.AgentIdentity, *keeping, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	pin, err := j.pin()
+	if err != nil {
+		return nil, nil, err
+	}
+	id, err := j.Store.Open(j.Node, pin, relay)
+	if err != nil {
+		return nil, nil, err
+	}
+	k := j.kept[id]
+	if k == nil {
+		if j.kept == nil {
+			j.kept = make(map[*identity.AgentIdentity]*keeping)
+		}
+		k = &keeping{turn: make(chan struct{}, 1)}
+		j.kept[id] = k
+	}
+	return id, k, nil
+}
+
+// pin names the relays' authority. A CA file that does not say any more which one
+// it is, as while a second one is being brought in, is still for the one it was.
+func (j *Joined) pin() (string, error) {
+	if j.Trust.CAPin != "" {
+		return j.Trust.CAPin, nil
+	}
+	p, err := identity.PinOfFile(j.Trust.CAFile)
+	switch {
+	case err == nil:
+		j.known = p.String()
+	case j.known == "":
+		return "", err
+	}
+	return j.known, nil
+}
+
+// join gets a certificate with the join token. The TLS of that session shows
+// none: one that is not good any more would end it.
+func (j *Joined) join(ctx context.Context, relay string, id *identity.AgentIdentity, dial func(Credential) *connect.Dialer) error {
+	hello, err := j.hello(id)
+	if err != nil {
+		return err
+	}
+	tc, err := clientTLS(relay, j.Trust, identity.ClientConfig{Report: j.Report})
+	if err != nil {
+		return err
+	}
+	d := dial(Credential{TLS: tc, Hello: func() (*stream.Hello, error) { return hello, nil }})
+	err = ask(ctx, relay, d, id, func(r controlv1.RegistryClient, csr []byte) ([][]byte, error) {
+		answer, err := r.Join(ctx, &controlv1.JoinRequest{Csr: csr})
+		return answer.GetChain(), err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.AlreadyExists, errors.Is(err, &stream.Error{Code: stream.NameTaken}):
+		return fmt.Errorf("join %s as node %q: the name is taken by another key. If this node was set up anew, run %q at the relay; "+
+			"if another machine has the name, give this one another: %w", relay, id.Node(), "culvert-relay forget "+id.Node(), err)
+	case errors.Is(err, &stream.Error{Code: stream.Unauthenticated}):
+		return fmt.Errorf("join %s as node %q: the relay does not take the join token: %w", relay, id.Node(), err)
+	}
+	return fmt.Errorf("join %s as node %q: %w", relay, id.Node(), err)
+}
+
+// hello presents the join token.
+func (j *Joined) hello(id *identity.AgentIdentity) (*stream.Hello, error) {
+	if j.Token == nil {
+		if id.Status() == identity.CertExpired {
+			return nil, errors.New("the certificate is over, and there is no join token to get another with")
+		}
+		return nil, errors.New("there is no certificate yet and no join token to get one with")
+	}
+	token, err := j.Token()
+	if err != nil {
+		return nil, fmt.Errorf("read join token: %w", err)
+	}
+	return &stream.Hello{Credential: stream.CredentialJoin, Token: token}, nil
+}
+
+func (j *Joined) renew(ctx context.Context, relay string, id *identity.AgentIdentity, d *connect.Dialer) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTime)
+	defer cancel()
+	err := ask(ctx, relay, d, id, func(r controlv1.RegistryClient, csr []byte) ([][]byte, error) {
+		answer, err := r.Renew(ctx, &controlv1.RenewRequest{Csr: csr})
+		return answer.GetChain(), err
+	})
+	if err != nil {
+		return fmt.Errorf("renew the certificate of node %q at %s: %w", id.Node(), relay, err)
+	}
+	return nil
+}
+
+// ask has a relay sign a certificate, over a session of its own, and saves it.
+func ask(ctx context.Context, relay string, d *connect.Dialer, id *identity.AgentIdentity, sign func(r controlv1.RegistryClient, csr []byte) ([][]byte, error)) error {
+	csr, err := id.CSR()
+	if err != nil {
+		return err
+	}
+	sess, err := d.Dial(ctx, relay)
+	if err != nil {
+		return err
+	}
+	defer sess.Close()
+	cc, err := connect.Control(sess)
+	if err != nil {
+		return err
+	}
+	defer cc.Close()
+	chain, err := sign(controlv1.NewRegistryClient(cc), csr)
+	if err != nil {
+		return err
+	}
+	return id.Save(chain)
+}
