@@ -11,37 +11,21 @@ import (
 // podConn is the connection to the pod. It puts a code on what breaks there, so
 // that the client learns that it was the pod and not the way to it: once two
 // connections are joined nobody can tell any more whose error it is.
-type podConn struct {
-	forward.Conn
-	lazy forward.LazyReader  // nil if Conn is none
-	wait forward.AbortWaiter // nil if Conn is none
-}
+type podConn struct{ forward.Conn }
 
-var (
-	_ forward.LazyReader  = (*podConn)(nil)
-	_ forward.AbortWaiter = (*podConn)(nil)
-)
-
-func newPodConn(c forward.Conn) *podConn {
-	p := &podConn{Conn: c}
-	p.lazy, _ = c.(forward.LazyReader)
-	p.wait, _ = c.(forward.AbortWaiter)
-	return p
+// wrapPod keeps what c can do beside a forward.Conn, as long as it is all that a
+// TCP connection can.
+func wrapPod(c forward.Conn) forward.Conn {
+	lazy, reads := c.(forward.LazyReader)
+	wait, waits := c.(forward.AbortWaiter)
+	if reads && waits {
+		return &podSocket{podConn{c}, lazy, wait}
+	}
+	return &podConn{c}
 }
 
 func (c *podConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	return n, broken(err)
-}
-
-func (c *podConn) ReadLazy(borrow func() []byte, release func()) (n int, err error) {
-	if c.lazy != nil {
-		n, err = c.lazy.ReadLazy(borrow, release)
-		return n, broken(err)
-	}
-	if n, err = c.Conn.Read(borrow()); n == 0 {
-		release()
-	}
 	return n, broken(err)
 }
 
@@ -52,12 +36,19 @@ func (c *podConn) Write(p []byte) (int, error) {
 
 func (c *podConn) CloseWrite() error { return broken(c.Conn.CloseWrite()) }
 
-func (c *podConn) WaitAbort() error {
-	if c.wait == nil {
-		return nil
-	}
-	return broken(c.wait.WaitAbort())
+// podSocket is a podConn over TCP.
+type podSocket struct {
+	podConn
+	lazy forward.LazyReader
+	wait forward.AbortWaiter
 }
+
+func (c *podSocket) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	n, err := c.lazy.ReadLazy(borrow, release)
+	return n, broken(err)
+}
+
+func (c *podSocket) WaitAbort() error { return broken(c.wait.WaitAbort()) }
 
 // broken gives an error of the pod's connection its code. What has one already
 // is the echo of an abort by this side.

@@ -13,7 +13,9 @@ const podBatch = 500
 
 // reported is what a relay was told about the pods.
 type reported struct {
-	call  interface{ Send(*controlv1.AttendRequest) error }
+	call interface {
+		Send(*controlv1.AttendRequest) error
+	}
 	known map[string]sandbox.Pod // by UID; nil before the first report, which is full
 }
 

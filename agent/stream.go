@@ -94,7 +94,7 @@ func (u *uplink) forward(ctx context.Context, st *tunnel.Stream, open *stream.Op
 		u.account(open, pod, forward.Stats{}, err, began)
 		return
 	}
-	stats, err := u.agent.joiner.Join(ctx, tunnel.NewConn(st), newPodConn(conn), nil)
+	stats, err := u.agent.joiner.Join(ctx, tunnel.NewConn(st), wrapPod(conn), nil)
 	u.account(open, pod, stats, err, began)
 }
 

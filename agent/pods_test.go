@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/forward"
+)
+
+// podList is a source of pods for tests.
+type podList struct {
+	mu      sync.Mutex
+	pods    map[string]sandbox.Pod
+	err     error // of Lookup
+	ready   error
+	changed chan struct{}
+}
+
+func newPodList(pods ...sandbox.Pod) *podList {
+	l := &podList{pods: make(map[string]sandbox.Pod), changed: make(chan struct{}, 1)}
+	for _, p := range pods {
+		l.pods[p.UID] = p
+	}
+	return l
+}
+
+// edit changes the list.
+func (l *podList) edit(f func()) {
+	l.mu.Lock()
+	f()
+	l.mu.Unlock()
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (l *podList) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+func (l *podList) Lookup(_ context.Context, uid string) (sandbox.Pod, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return sandbox.Pod{}, l.err
+	}
+	p, found := l.pods[uid]
+	if !found {
+		return p, fmt.Errorf("look up pod %q: %w", uid, sandbox.ErrNotFound)
+	}
+	return p, nil
+}
+
+func (l *podList) List() []sandbox.Pod {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]sandbox.Pod, 0, len(l.pods))
+	for _, p := range l.pods {
+		out = append(out, p)
+	}
+	return out
+}
+
+func (l *podList) Changed() <-chan struct{} { return l.changed }
+
+func (l *podList) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ready
+}
+
+// dialFunc is a PodDialer.
+type dialFunc func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error)
+
+func (f dialFunc) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error) {
+	return f(ctx, pod, port)
+}
+
+// dialTo reaches one address, whatever the pod.
+func dialTo(addr string) dialFunc {
+	return func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		return forward.TCP(c.(*net.TCPConn)), nil
+	}
+}
+
+// listenPod is a listener that stands for one in a pod.
+func listenPod(t testing.TB) *net.TCPListener {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// acceptPod takes the pod's end of a connection.
+func acceptPod(t testing.TB, l *net.TCPListener) *net.TCPConn {
+	t.Helper()
+	_ = l.SetDeadline(time.Now().Add(limit))
+	c, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(limit))
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// journal keeps what is logged, in JSON.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// lines returns the lines with this message.
+func (j *journal) lines(msg string) []map[string]any {
+	j.mu.Lock()
+	text := slices.Clone(j.buf.Bytes())
+	j.mu.Unlock()
+	var out []map[string]any
+	for line := range bytes.Lines(text) {
+		var m map[string]any
+		if json.Unmarshal(line, &m) == nil && m["msg"] == msg {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// wait waits for n lines with this message and returns them.
+func (j *journal) wait(t testing.TB, msg string, n int) []map[string]any {
+	t.Helper()
+	var lines []map[string]any
+	eventually(t, fmt.Sprintf("%d lines %q in the log", n, msg), func() bool {
+		lines = j.lines(msg)
+		return len(lines) >= n
+	})
+	return lines
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+// eventually waits for what happens in its own time.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
+
+var pod1 = sandbox.Pod{Namespace: "shop", Name: "web-0", UID: "uid-1", NetNS: "/run/netns/secret"}
+
+// running is an agent that runs until its test ends.
+type running struct {
+	*Agent
+	log  *journal
+	stop context.CancelFunc
+	done chan struct{}
+	err  error // once done is closed
+}
+
+// start runs an agent with what cfg lacks: a certificate that the first relay
+// takes, pod1, and a log.
+func start(t testing.TB, cfg Config, relays ...*relay) *running {
+	t.Helper()
+	r := &running{log: &journal{}, done: make(chan struct{})}
+	cfg.Node, cfg.Log = "node-1", r.log.logger()
+	for _, relay := range relays {
+		cfg.Relays = append(cfg.Relays, relay.addr)
+	}
+	if cfg.Pods == nil {
+		cfg.Pods = newPodList(pod1)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = dialTo("127.0.0.1:1")
+	}
+	if cfg.Identity == nil {
+		ca, cert, key := relays[0].ca.files(t, cfg.Node)
+		cfg.Identity = &Certificate{Trust: Trust{CAFile: ca}, CertFile: cert, KeyFile: key}
+	}
+	a, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Agent = a
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	go func() {
+		defer close(r.done)
+		r.err = a.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case <-r.done:
+		case <-time.After(limit + 40*time.Second):
+			t.Error("the agent does not end")
+		}
+		if t.Failed() {
+			t.Logf("log of the agent:\n%s", r.log)
+		}
+	})
+	return r
+}
+
+// ended waits for the end of Run.
+func (r *running) ended(t testing.TB) error {
+	t.Helper()
+	select {
+	case <-r.done:
+		return r.err
+	case <-time.After(limit):
+		t.Fatal("the agent does not end")
+		return nil
+	}
+}
