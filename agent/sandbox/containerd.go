@@ -12,11 +12,14 @@ import (
 // How long one question to containerd may take, and when everything is listed
 // again. The second list comes soon: containerd does not say when a subscription
 // has begun, so that a pod made just then may be in neither the first list nor the
-// events.
+// events. While a pod has more than one sandbox the tasks of these are asked after
+// all the time: the event of a task's end comes from its shim, which may itself end
+// before it has sent it.
 const (
 	callTimeout   = 10 * time.Second
 	settleTimeout = 5 * time.Second // for all tasks that have to be asked after
 	secondList    = time.Second
+	doubtTime     = time.Second
 	defaultResync = 5 * time.Minute
 	maxAnswer     = 64 // sandboxes of one pod
 )
@@ -119,21 +122,31 @@ func (c *Containerd) session(ctx context.Context) error {
 	c.setRuntime(rt)
 	events, ended := make(chan event), make(chan error, 1)
 	following.Go(func() { ended <- pump(ctx, next, events) })
+	return c.follow(ctx, rt, events, ended)
+}
+
+// follow keeps the index fresh until the events end. It never returns nil.
+func (c *Containerd) follow(ctx context.Context, rt runtime, events <-chan event, ended <-chan error) (err error) {
 	again := time.NewTimer(min(secondList, c.cfg.Resync))
 	defer again.Stop()
-	for {
+	var doubt <-chan time.Time
+	for err == nil {
+		if doubt == nil && len(c.index.contested(true)) > 0 {
+			doubt = time.After(doubtTime)
+		}
 		select {
 		case e := <-events:
 			err = c.apply(ctx, rt, e)
 		case <-again.C:
 			err = c.relist(ctx, rt)
 			again.Reset(c.cfg.Resync)
+		case <-doubt:
+			doubt = nil
+			c.settle(ctx, rt, true)
 		case err = <-ended:
 		}
-		if err != nil {
-			return err
-		}
 	}
+	return err
 }
 
 // pump hands events on until there are no more; it never returns nil.
@@ -159,9 +172,7 @@ func (c *Containerd) relist(ctx context.Context, rt runtime) error {
 	if err := rt.list(ctx, "", fresh.put); err != nil {
 		return err
 	}
-	if err := settle(ctx, rt, fresh); err != nil {
-		return err
-	}
+	settle(ctx, rt, fresh, false)
 	c.index.become(fresh)
 	c.changed.raise()
 	c.setState(nil)
@@ -190,31 +201,36 @@ func (c *Containerd) apply(ctx context.Context, rt runtime, e event) error {
 		}
 	}
 	if !known {
-		return nil // one of the containers inside a pod
-	}
-	if err := settle(ctx, rt, c.index); err != nil {
-		return err
+		return nil // one of the containers inside a pod, or no news
 	}
 	c.changed.raise()
+	c.settle(ctx, rt, false)
 	return nil
 }
 
-// settle asks which of several sandboxes of one pod are alive. What is not known
-// when its time is over stays open until the next event or list.
-func settle(ctx context.Context, rt runtime, x *index) error {
+// settle brings the tasks of contested sandboxes up to date, all of them or those
+// that are unknown.
+func (c *Containerd) settle(ctx context.Context, rt runtime, all bool) {
+	if settle(ctx, rt, c.index, all) {
+		c.changed.raise()
+	}
+}
+
+// settle asks which of several sandboxes of one pod are alive, and says whether
+// there is news. What is not known when its time is over stays open.
+func settle(ctx context.Context, rt runtime, x *index, all bool) (news bool) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	for _, id := range x.contested() {
-		task, err := rt.task(ctx, id)
+	for _, id := range x.contested(all) {
+		task := rt.task(ctx, id)
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
-		if err != nil {
-			return err
+		if task != taskUnknown && x.mark(id, task) {
+			news = true
 		}
-		x.mark(id, task)
 	}
-	return nil
+	return news
 }
 
 // Lookup finds the pod with this UID. One that is not in the index is asked of
@@ -258,15 +274,13 @@ func (c *Containerd) ask(ctx context.Context, uid string) (record, error) {
 	defer cancel()
 	answer := newIndex(maxAnswer)
 	err = rt.list(asked, uid, answer.put)
-	if err == nil {
-		err = settle(asked, rt, answer)
-	}
 	switch {
 	case ctx.Err() != nil:
 		return record{}, ctx.Err()
 	case err != nil:
 		return record{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	settle(asked, rt, answer, false)
 	r, found := answer.lookup(uid)
 	if !found {
 		return record{}, ErrNotFound

@@ -80,10 +80,10 @@ func (f *fake) get(_ context.Context, id string) (record, bool, error) {
 	return r, ok, nil
 }
 
-func (f *fake) task(_ context.Context, id string) (taskState, error) {
+func (f *fake) task(_ context.Context, id string) taskState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.tasks[id], nil
+	return f.tasks[id]
 }
 
 func (f *fake) close() error { return nil }
@@ -218,6 +218,33 @@ func TestSandboxMadeAnew(t *testing.T) {
 		f.remove("a")
 		synctest.Wait()
 		wantFound(t, c, "u", "b") // dead, but what there is
+	})
+}
+
+// TestLostExit is about a shim that ends before it has sent its last event.
+func TestLostExit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.add(rec("a", "web", "u", 1), true)
+		f.add(rec("b", "web", "u", 2), true)
+		c := follow(t, f, ContainerdConfig{})
+		time.Sleep(time.Minute)
+		wantFound(t, c, "u", "b")
+		drain(c.Changed())
+		f.change(func() { f.tasks["b"] = taskUnknown })
+		time.Sleep(doubtTime)
+		synctest.Wait()
+		wantFound(t, c, "u", "b")
+		f.change(func() { f.tasks["b"] = taskGone })
+		for range 10 { // events do not put the question off
+			f.events <- event{taskExited, "other"}
+			time.Sleep(doubtTime / 9)
+		}
+		synctest.Wait()
+		wantFound(t, c, "u", "a")
+		if drain(c.Changed()) != 1 {
+			t.Error("no signal")
+		}
 	})
 }
 

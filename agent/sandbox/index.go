@@ -83,12 +83,13 @@ func (x *index) remove(id string) bool {
 	return true
 }
 
-// mark sets the state of a sandbox's task and says whether the sandbox is known.
+// mark sets the state of a sandbox's task and says whether that is news of a
+// sandbox that is known.
 func (x *index) mark(id string, task taskState) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]
-	if e == nil {
+	if e == nil || e.task == task {
 		return false
 	}
 	e.task = task
@@ -102,9 +103,9 @@ func (x *index) become(other *index) {
 	x.byID, x.byUID, x.over = other.byID, other.byUID, other.over
 }
 
-// contested returns the sandboxes that share a pod with others and whose task
-// nobody has asked after.
-func (x *index) contested() []string {
+// contested returns the sandboxes that share a pod with others: all of them, or
+// those whose task nobody knows of.
+func (x *index) contested(all bool) []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var ids []string
@@ -113,7 +114,7 @@ func (x *index) contested() []string {
 			continue
 		}
 		for _, e := range entries {
-			if e.task == taskUnknown {
+			if all || e.task == taskUnknown {
 				ids = append(ids, e.id)
 			}
 		}

@@ -129,8 +129,14 @@ func TestContested(t *testing.T) {
 	x.put(rec("b", "db", "u2", 1))
 	x.put(rec("c", "db", "u2", 2))
 	x.mark("c", taskRunning)
-	if got := x.contested(); !slices.Equal(got, []string{"b"}) {
+	if got := x.contested(false); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("contested and unknown: %v", got)
+	}
+	if got := x.contested(true); len(got) != 2 {
 		t.Errorf("contested: %v", got)
+	}
+	if x.mark("c", taskRunning) || !x.mark("c", taskGone) {
+		t.Error("news that is none, or none that is news")
 	}
 }
 

@@ -60,9 +60,9 @@ type runtime interface {
 	list(ctx context.Context, uid string, put func(record)) error
 	// get returns one container, and whether it is there and a sandbox.
 	get(ctx context.Context, id string) (record, bool, error)
-	// task says whether a sandbox's task runs; one that does not answer in time
-	// counts as running. An error is one of the connection.
-	task(ctx context.Context, id string) (taskState, error)
+	// task says whether a sandbox's task runs; taskUnknown if there is no clear
+	// answer in time.
+	task(ctx context.Context, id string) taskState
 	// close ends the connection.
 	close() error
 }
@@ -200,21 +200,20 @@ func (c *containerd) get(ctx context.Context, id string) (record, bool, error) {
 	return record{}, false, fmt.Errorf("get container: %w", err)
 }
 
-func (c *containerd) task(ctx context.Context, id string) (taskState, error) {
+func (c *containerd) task(ctx context.Context, id string) taskState {
 	asked, cancel := context.WithTimeout(c.scope(ctx), taskTimeout)
 	defer cancel()
 	response, err := c.tasks.Get(asked, &tasks.GetRequest{ContainerID: id})
-	switch status.Code(err) {
-	case codes.OK:
-		if response.GetProcess().GetStatus() == task.Status_STOPPED {
-			return taskGone, nil
-		}
-	case codes.NotFound:
-		return taskGone, nil
-	case codes.Unavailable, codes.Canceled:
-		return taskUnknown, fmt.Errorf("get task: %w", err)
+	switch {
+	case status.Code(err) == codes.NotFound:
+		return taskGone
+	case err != nil:
+		// Its shim is ending, or hangs. If it is the connection, the events end too.
+		return taskUnknown
+	case response.GetProcess().GetStatus() == task.Status_STOPPED:
+		return taskGone
 	}
-	return taskRunning, nil
+	return taskRunning
 }
 
 // recordOf describes a container if it is a sandbox of a pod that can be asked
