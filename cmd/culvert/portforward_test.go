@@ -143,7 +143,7 @@ func TestPortForwardOutlivesPodAndRelay(t *testing.T) {
 			t.Errorf("exit code %d after an interrupt", code)
 		}
 		for _, want := range []string{
-			fmt.Sprintf("error: forwarding %s -> 80: nothing listens in pod default/web (nothing in the pod accepts on 127.0.0.1:80 or [::1]:80; check the port and that the program is up)\n", port),
+			fmt.Sprintf("error: forwarding %s -> 80: nothing listens in pod default/web (check the port, and that the program in the pod is up and listens on localhost or on all addresses)\n", port),
 			"warning: relay " + r.Addr + ": tunnel to ",
 			"connected to relay " + r.Addr + "\n",
 		} {

@@ -12,7 +12,7 @@ import (
 func Hint(code stream.Code, t Target) string {
 	switch code {
 	case stream.NotListening:
-		return fmt.Sprintf("nothing in the pod accepts on 127.0.0.1:%d or [::1]:%[1]d; check the port and that the program is up", t.Port)
+		return "check the port, and that the program in the pod is up and listens on localhost or on all addresses"
 	case stream.PodNotFound:
 		return fmt.Sprintf("list the pods with: culvert get pods -n %s", t.Namespace)
 	case stream.WrongNode, stream.NamespaceGone:
