@@ -236,4 +236,3 @@ func TestSilentRelayDoesNotHoldUpTheOther(t *testing.T) {
 		}
 	})
 }
-
