@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/tunnel"
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// dialHanging never reaches a pod.
+var dialHanging = dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+})
+
+// TestBadOpen sends what is no request. Each is refused on its own, and the
+// tunnel goes on.
+func TestBadOpen(t *testing.T) {
+	whole, err := stream.AppendOpen(nil, &stream.Open{Kind: stream.KindForward, UID: "uid-1", Port: 80})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startRelay(t, &relay{})
+	a := start(t, Config{OpenTimeout: 200 * time.Millisecond}, r)
+	l := r.tunnel(t, 1)
+	for _, tt := range []struct {
+		name string
+		send []byte
+		fin  bool
+		code stream.Code
+	}{
+		{"too long", []byte{1, 1, 0xff, 0xff}, false, stream.Malformed},
+		{"no such kind", []byte{1, 9, 0, 18, 18: 0, 21: 0}, false, stream.Unsupported},
+		{"version 0", []byte{0, 1, 0, 18, 18: 0, 21: 80}, false, stream.Malformed},
+		{"cut short", whole[:len(whole)-1], true, stream.Internal},
+		{"nothing", nil, true, stream.Internal},
+		{"half, and then silence", whole[:len(whole)-1], false, stream.Timeout},
+		{"silence", nil, false, stream.Timeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			st, err := l.sess.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			_ = st.SetDeadline(time.Now().Add(limit))
+			if _, err := st.Write(tt.send); err != nil {
+				t.Fatal(err)
+			}
+			if tt.fin {
+				st.CloseWrite()
+			}
+			reply, err := stream.ReadReply(st)
+			if err != nil || reply.Code != tt.code {
+				t.Fatalf("answer %+v, %v; want %s", reply, err, tt.code)
+			}
+			if _, err := st.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("after the answer: %v", err)
+			}
+		})
+	}
+	if n := len(a.log.lines("stream without a request")); n != 7 {
+		t.Errorf("%d lines", n)
+	}
+	if n := a.running.Load(); n != 0 {
+		t.Errorf("%d streams run", n)
+	}
+	if n := len(r.links); n != 1 {
+		t.Errorf("%d tunnels", n)
+	}
+}
+
+// TestFloodOfStreams opens more than there may be: what is too much is reset, and
+// what is there is served.
+func TestFloodOfStreams(t *testing.T) {
+	const most = 50
+	pod := listenPod(t)
+	r := startRelay(t, &relay{})
+	a := start(t, Config{Tunnel: tunnel.Config{MaxStreams: most}, Dial: dialTo(pod.Addr().String())}, r)
+	l := r.tunnel(t, 1)
+	client := l.mustOpen(t, pod1.UID)
+	end := acceptPod(t, pod)
+	reset := 0
+	for range 4 * most {
+		st, err := l.sess.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		_ = st.SetDeadline(time.Now().Add(limit))
+		// A byte of a request, and no more: it takes a place.
+		if _, err := st.Write([]byte{1}); errors.Is(err, forward.ErrReset) {
+			reset++
+			continue
+		}
+		if a.running.Load() > most {
+			t.Fatalf("%d streams run", a.running.Load())
+		}
+	}
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(end, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d of %d were reset while they were opened", reset, 4*most)
+}
+
+// TestFloodOfQuestions opens control streams and says nothing on them.
+func TestFloodOfQuestions(t *testing.T) {
+	r := startRelay(t, &relay{})
+	start(t, Config{}, r)
+	l := r.tunnel(t, 1)
+	var held []*tunnel.Stream
+	for range maxControls {
+		held = append(held, openQuestion(t, l))
+	}
+	over := openQuestion(t, l)
+	if err := firstByte(over); !errors.Is(err, forward.ErrReset) {
+		t.Errorf("one question too many: %v, want a reset", err)
+	}
+	for _, st := range held {
+		if err := firstByte(st); err != nil { // the server's preface
+			t.Errorf("a question: %v", err)
+		}
+		st.Close()
+	}
+	eventually(t, "there is room for questions again", func() bool { return firstByte(openQuestion(t, l)) == nil })
+}
+
+func openQuestion(t *testing.T, l *link) *tunnel.Stream {
+	t.Helper()
+	st, err := connect.Open(t.Context(), l.sess, &stream.Open{Kind: stream.KindControl})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
+}
+
+// firstByte says hello in HTTP/2 and waits for the answer.
+func firstByte(st *tunnel.Stream) error {
+	_ = st.SetDeadline(time.Now().Add(limit))
+	if _, err := st.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+		return err
+	}
+	_, err := st.Read(make([]byte, 1))
+	return err
+}
+
+// TestSlowPod gives up on a pod that does not accept, and on nothing else.
+func TestSlowPod(t *testing.T) {
+	r := startRelay(t, &relay{})
+	a := start(t, Config{Dial: dialHanging, OpenTimeout: 50 * time.Millisecond}, r)
+	_, err := r.tunnel(t, 1).open(t, stream.Open{UID: pod1.UID, Port: 80})
+	if !errors.Is(err, &stream.Error{Code: stream.Timeout}) {
+		t.Errorf("open: %v", err)
+	}
+	if line := a.log.wait(t, "stream", 1)[0]; line["code"] != "timeout" {
+		t.Errorf("log: %v", line)
+	}
+}
+
+// TestUnknownCode keeps the numbers that a peer makes up out of the metrics.
+func TestUnknownCode(t *testing.T) {
+	j := joinStream(t, Config{})
+	j.client.Reset(&stream.Error{Code: 999, Text: "from the future\x1b[2J"})
+	line := j.log.wait(t, "stream", 1)[0]
+	if reason, _ := line["reason"].(string); line["code"] != "unknown" || !strings.HasPrefix(reason, "code-999, client: ") || strings.Contains(reason, "\x1b") {
+		t.Errorf("log: %v", line)
+	}
+	var metrics strings.Builder
+	j.WriteMetrics(&metrics)
+	if !strings.Contains(metrics.String(), `code="unknown"} 1`) || strings.Contains(metrics.String(), "999") {
+		t.Errorf("metrics:\n%s", &metrics)
+	}
+}
+
+// TestNotARelay dials somebody who accepts and never says a word.
+func TestNotARelay(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a := start(t, Config{DialTimeout: 100 * time.Millisecond}, &relay{ca: newAuthority(t), addr: l.Addr().String()})
+	if line := a.log.wait(t, "no tunnel", 1)[0]; line["err"] == nil {
+		t.Errorf("log: %v", line)
+	}
+}

@@ -1,0 +1,353 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+func TestBackoff(t *testing.T) {
+	for range 100 {
+		b := backoff{limit: 5 * time.Second}
+		if d := b.next(); d != 0 {
+			t.Fatalf("the first pause is %v", d)
+		}
+		for i, most := range []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000} {
+			most *= time.Millisecond
+			if d := b.next(); d < most/2 || d > most {
+				t.Fatalf("pause %d is %v, want %v to %v", i+1, d, most/2, most)
+			}
+		}
+	}
+}
+
+// fixed is an Identity that answers with one error.
+type fixed struct {
+	err     error
+	asked   atomic.Int64
+	refused atomic.Int64
+}
+
+func (f *fixed) For(context.Context, string, func(Credential) *connect.Dialer) (Credential, error) {
+	f.asked.Add(1)
+	return Credential{}, f.err
+}
+
+func (f *fixed) Refused(string) { f.refused.Add(1) }
+
+// TestKeepBacksOff lets every attempt fail for ten minutes: few attempts, and
+// fewer lines.
+func TestKeepBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		id := &fixed{err: errors.New("relay is away")}
+		log := &journal{}
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: id, Log: log.logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		began := time.Now()
+		a.keep(ctx, t.Context(), "r:1")
+		if d := time.Since(began); d != 10*time.Minute {
+			t.Errorf("kept for %v", d)
+		}
+		if n := id.asked.Load(); n < 120 || n > 260 {
+			t.Errorf("%d attempts in 10 minutes", n)
+		}
+		lines := log.lines("no tunnel")
+		if len(lines) != int(id.asked.Load()) || lines[0]["err"] != "relay is away" || lines[0]["relay"] != "r:1" {
+			t.Errorf("%d lines for %d attempts", len(lines), id.asked.Load())
+		}
+		warned := 0
+		for _, l := range lines {
+			if l["level"] == "WARN" {
+				warned++
+			}
+		}
+		if warned < 9 || warned > 11 {
+			t.Errorf("%d warnings in 10 minutes, want one a minute", warned)
+		}
+	})
+}
+
+// TestRenewUnderTunnel asks the identity about once an hour for a day.
+func TestRenewUnderTunnel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		id := &fixed{err: errors.New("not now")}
+		log := &journal{}
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: id, Log: log.logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		(&uplink{agent: a, relay: "r:1"}).renew(ctx)
+		if n := id.asked.Load(); n < 24 || n > 48 {
+			t.Errorf("asked %d times in a day", n)
+		}
+		if n := len(log.lines("credential not renewed")); n != int(id.asked.Load()) {
+			t.Errorf("%d complaints for %d failures", n, id.asked.Load())
+		}
+	})
+}
+
+// TestReplaced lets the relay say goodbye: another tunnel comes up while the
+// stream on the old one runs on.
+func TestReplaced(t *testing.T) {
+	j := joinStream(t, Config{})
+	j.link.leave <- &controlv1.GoingAway{Reason: strings.Repeat("x", 1000)}
+	second := j.relay.tunnel(t, 2)
+	if second.sess == j.link.sess {
+		t.Fatal("the same tunnel again")
+	}
+	if _, err := j.client.Write([]byte("still here")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 10)
+	if _, err := io.ReadFull(j.pod, got); err != nil || string(got) != "still here" {
+		t.Errorf("pod reads %q, %v", got, err)
+	}
+	if line := j.log.lines("relay is going away")[0]; len(line["reason"].(string)) != maxSaid {
+		t.Errorf("%d bytes of the relay's reason in the log", len(line["reason"].(string)))
+	}
+	if a, b := j.link.reg, second.reg; a.GetInstance() == "" || a.GetInstance() != b.GetInstance() {
+		t.Errorf("instances %q and %q", a.GetInstance(), b.GetInstance())
+	}
+	j.link.stop()
+	j.log.wait(t, "tunnel ended", 1)
+	if n := len(j.relay.links); n != 2 {
+		t.Errorf("%d tunnels after the end of the replaced one, want 2", n)
+	}
+}
+
+// TestGoodbyeForEver lets a relay say goodbye on every tunnel and end none.
+func TestGoodbyeForEver(t *testing.T) {
+	r := startRelay(t, &relay{})
+	start(t, Config{MaxBackoff: time.Millisecond}, r)
+	for i := range maxTunnels {
+		r.tunnel(t, i+1).leave <- &controlv1.GoingAway{}
+	}
+	// Only when one has ended may the next come.
+	r.tunnel(t, 1).stop()
+	r.tunnel(t, maxTunnels+1)
+	if n := len(r.links); n != maxTunnels+1 {
+		t.Errorf("%d tunnels", n)
+	}
+}
+
+// TestLost cuts the tunnel: it is back at once, and an agent that waits for a pod
+// does not wait for that.
+func TestLost(t *testing.T) {
+	r := startRelay(t, &relay{})
+	a := start(t, Config{Dial: dialHanging, OpenTimeout: time.Hour}, r)
+	l := r.tunnel(t, 1)
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if _, err := l.open(t, stream.Open{UID: pod1.UID, Port: 80}); err == nil {
+			t.Error("opened")
+		}
+	}()
+	eventually(t, "the stream is on its way", func() bool { return a.running.Load() == 1 })
+	if !a.Ready() {
+		t.Error("not ready with a tunnel")
+	}
+	l.stop()
+	r.tunnel(t, 2)
+	<-opened
+	if code := a.log.wait(t, "stream", 1)[0]["code"]; code != "tunnel-lost" {
+		t.Errorf("code %v", code)
+	}
+}
+
+// TestDrain lets a stream run while the agent leaves.
+func TestDrain(t *testing.T) {
+	j := joinStream(t, Config{DrainTimeout: time.Hour})
+	j.stop()
+	j.relay.await(t, "it heard the goodbye", func() bool { return j.link.bye != nil })
+	if g := j.link.bye; g.GetReason() == "" || g.GetGrace().AsDuration() != time.Hour {
+		t.Errorf("goodbye: %v", g)
+	}
+	_, err := j.link.open(t, stream.Open{UID: pod1.UID, Port: 80})
+	if !errors.Is(err, &stream.Error{Code: stream.GoingAway}) {
+		t.Errorf("a new stream: %v", err)
+	}
+	if _, err := j.client.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(j.pod, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	j.pod.CloseWrite()
+	j.client.CloseWrite()
+	if got, err := io.ReadAll(j.client); len(got) > 0 || err != nil {
+		t.Errorf("client reads %q, %v", got, err)
+	}
+	if err := j.ended(t); err != nil {
+		t.Error(err)
+	}
+	if lines := j.log.lines("streams are cut"); len(lines) > 0 {
+		t.Errorf("log: %v", lines)
+	}
+}
+
+// TestDrainTimer stops waiting for streams that never end.
+func TestDrainTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: &fixed{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		a.drain()
+		if d := time.Since(began); d != 0 {
+			t.Errorf("drained nothing for %v", d)
+		}
+		a.began()
+		a.began()
+		a.ended()
+		a.drain()
+		if d := time.Since(began); d != 30*time.Second {
+			t.Errorf("gave up after %v", d)
+		}
+		time.AfterFunc(time.Second, a.ended)
+		a.drain()
+		if d := time.Since(began); d != 31*time.Second {
+			t.Errorf("noticed the end after %v", d-30*time.Second)
+		}
+	})
+}
+
+// failing is a source of pods that gives up.
+type failing struct{ *podList }
+
+func (failing) Run(context.Context) error { return errors.New("no more pods") }
+
+func TestPodsFail(t *testing.T) {
+	r := startRelay(t, &relay{})
+	a := start(t, Config{Pods: failing{newPodList()}}, r)
+	if err := a.ended(t); err == nil || !strings.Contains(err.Error(), "no more pods") {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// TestPodsNotReady tells the log, once for each state.
+func TestPodsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, pods := &journal{}, newPodList(pod1)
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: pods, Dial: dialTo(""), Identity: &fixed{}, Log: log.logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); a.watchPods(ctx) }()
+		for _, ready := range []error{nil, errors.New("away"), nil} {
+			pods.mu.Lock()
+			pods.ready = ready
+			pods.mu.Unlock()
+			time.Sleep(time.Minute)
+		}
+		cancel()
+		<-done
+		if n, m := len(log.lines("pods may be out of date")), len(log.lines("pods are known again")); n != 1 || m != 1 {
+			t.Errorf("log:\n%s", log)
+		}
+	})
+}
+
+// TestRegistrationRefused does not stay on a tunnel without a registration.
+func TestRegistrationRefused(t *testing.T) {
+	type call = grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse]
+	for _, tt := range []struct {
+		name   string
+		attend func(call) error
+		want   string
+	}{
+		{"refused", func(call) error { return status.Error(codes.PermissionDenied, "not your node") }, "not your node"},
+		{"no answer", func(c call) error { <-c.Context().Done(); return nil }, errSilent.Error()},
+		{"another answer", func(c call) error {
+			_ = c.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_GoingAway{GoingAway: &controlv1.GoingAway{}}})
+			<-c.Context().Done()
+			return nil
+		}, "not a registration"},
+		{"ends", func(call) error { return nil }, "register"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := startRelay(t, &relay{attend: tt.attend})
+			a := start(t, Config{DialTimeout: 500 * time.Millisecond}, r)
+			r.await(t, "it is tried again", func() bool { return len(r.links) > 1 })
+			if err := fmt.Sprint(a.log.wait(t, "tunnel ended", 1)[0]["err"]); !strings.Contains(err, tt.want) {
+				t.Errorf("log: %s, want %s", err, tt.want)
+			}
+			if a.Ready() {
+				t.Error("ready without a registration")
+			}
+		})
+	}
+}
+
+// TestReports keeps the relay up to date.
+func TestReports(t *testing.T) {
+	pods := newPodList(pod1)
+	r := startRelay(t, &relay{})
+	start(t, Config{Pods: pods}, r)
+	l := r.tunnel(t, 1)
+	has := func(uid string) func() bool {
+		return func() bool { return l.full == 1 && len(l.pods) == 1 && l.pods[uid] != nil }
+	}
+	r.await(t, "the first report", has("uid-1"))
+	again := pod1
+	again.UID = "uid-2"
+	pods.edit(func() { clear(pods.pods); pods.pods["uid-2"] = again })
+	r.await(t, "the change", has("uid-2"))
+	if p := l.pods["uid-2"]; p.GetNamespace() != "shop" || p.GetName() != "web-0" || p.GetHostNetwork() {
+		t.Errorf("reported %v", p)
+	}
+}
+
+// TestProxyFails stops before anything is dialled.
+func TestProxyFails(t *testing.T) {
+	r := startRelay(t, &relay{})
+	a := start(t, Config{Proxy: func(*url.URL) (*url.URL, error) { return nil, errors.New("no such proxy") }}, r)
+	if line := a.log.wait(t, "no tunnel", 1)[0]; !strings.Contains(fmt.Sprint(line["err"]), "no such proxy") {
+		t.Errorf("log: %v", line)
+	}
+	var metrics strings.Builder
+	a.WriteMetrics(&metrics)
+	for _, want := range []string{"culvert_agent_relays 1", "culvert_agent_tunnels 0", "culvert_agent_pods 1", "culvert_agent_pods_ready 1", "culvert_agent_relay_dial_failures_total "} {
+		if !strings.Contains(metrics.String(), want) {
+			t.Errorf("metrics lack %s:\n%s", want, &metrics)
+		}
+	}
+}
+
+// TestNoRelay retries against nothing, and finds the relay when it comes.
+func TestNoRelay(t *testing.T) {
+	ca := newAuthority(t)
+	l := listenPod(t)
+	late := &relay{ca: ca, addr: l.Addr().String()}
+	l.Close()
+	a := start(t, Config{MaxBackoff: 20 * time.Millisecond}, late)
+	if line := a.log.wait(t, "no tunnel", 2)[0]; !strings.Contains(fmt.Sprint(line["err"]), syscall.ECONNREFUSED.Error()) {
+		t.Errorf("log: %v", line)
+	}
+	startRelay(t, late).tunnel(t, 1)
+}
