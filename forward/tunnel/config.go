@@ -95,7 +95,7 @@ func (c Config) window(rtt time.Duration) uint32 {
 	return uint32(min(bdp, float64(c.MaxWindow)))
 }
 
-func (c Config) mux(rtt time.Duration) *yamux.Config {
+func (c Config) mux(rtt time.Duration, log yamux.Logger) *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog: acceptBacklog,
 		// Liveness is ours: yamux's ping waits behind bulk data and kills slow
@@ -109,14 +109,6 @@ func (c Config) mux(rtt time.Duration) *yamux.Config {
 		MaxStreamWindowSize:    c.window(rtt),
 		StreamOpenTimeout:      0, // on expiry yamux closes the whole session
 		StreamCloseTimeout:     0, // on expiry yamux ends a half-closed stream with a clean EOF
-		Logger:                 quiet{},
+		Logger:                 log,
 	}
 }
-
-// quiet drops what yamux logs: late frames of a reset stream are normal, and
-// errors are returned by this package.
-type quiet struct{}
-
-func (quiet) Print(...any)          {}
-func (quiet) Printf(string, ...any) {}
-func (quiet) Println(...any)        {}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -16,7 +17,12 @@ const (
 	flushLimit = time.Second
 	// farewellLimit bounds how long Close waits for the peer to hang up.
 	farewellLimit = time.Second
+	// stragglers may still be inside when yamux shuts down: it keeps the reader
+	// of a stream in whose frame the connection broke, and few do no harm.
+	stragglers = 8
 )
+
+var errMuxFault = errors.New("peer broke the rules of yamux")
 
 // fail ends the session with the cause, once.
 func (s *Session) fail(cause error) {
@@ -46,18 +52,17 @@ func (s *Session) stop(cause error) {
 
 // hold is where a broken connection meets yamux. A yamux session that shuts
 // down with readers inside lets them spin until it has marked every stream,
-// for minutes if they are many. So the error waits here until all have left,
-// but for one: if the connection broke within a frame, yamux keeps the reader
-// of that stream until it learns of the error.
+// for minutes if they are many. So the error waits here until all but
+// stragglers have left.
 func (s *Session) hold(err error) error {
-	defer close(s.held)
+	defer s.heldOnce.Do(func() { close(s.held) })
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	s.fail(err)
 	limit := time.NewTimer(releaseLimit)
 	defer limit.Stop()
-	for s.ops.Load() > 1 {
+	for s.ops.Load() > stragglers {
 		select {
 		case <-s.left:
 		case <-limit.C:
@@ -74,8 +79,12 @@ func (s *Session) Close() error { return s.CloseWithError(net.ErrClosed) }
 
 // CloseWithError is Close with a cause for the local readers and writers.
 func (s *Session) CloseWithError(cause error) error {
-	s.closing.Store(true)
-	if s.dead.Load() == nil && s.out.drain(flushLimit) {
+	// Of a session the peer has ended, what had come in may still be read.
+	alive := s.dead.Load() == nil
+	if alive {
+		s.closing.Store(true)
+	}
+	if alive && s.out.drain(flushLimit) {
 		s.farewell(cause)
 	}
 	s.fail(cause)
@@ -112,3 +121,19 @@ func (s *Session) farewell(cause error) {
 	case <-limit.C:
 	}
 }
+
+// muxLog is what yamux logs to. It keeps nothing: late frames of a reset stream
+// are normal, and errors are returned by this package. But it is the one place
+// that hears of a fault before yamux shuts down for it.
+type muxLog struct{ s *Session }
+
+func (l muxLog) Printf(format string, _ ...any) {
+	for _, fatal := range []string{"duplicate stream declared", "unexpected FIN flag", "receive window exceeded"} {
+		if strings.Contains(format, fatal) {
+			_ = l.s.hold(fmt.Errorf("%w: %s", errMuxFault, fatal))
+		}
+	}
+}
+
+func (muxLog) Print(...any)   {}
+func (muxLog) Println(...any) {}

@@ -48,9 +48,10 @@ type Session struct {
 	out *outbound
 	mux *yamux.Session
 
-	ops  atomic.Int64  // reads and writes under way
-	left chan struct{} // tells that ops fell after the end
-	held chan struct{} // closed when yamux may learn that the connection is gone
+	ops      atomic.Int64  // reads and writes under way
+	left     chan struct{} // tells that ops fell after the end
+	held     chan struct{} // closed when yamux may learn that the connection is gone
+	heldOnce sync.Once
 
 	mu        sync.Mutex
 	streams   map[*Stream]struct{}
@@ -90,7 +91,7 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 	go func() { defer s.wg.Done(); s.out.run() }()
 	go func() { defer s.wg.Done(); s.watch() }()
 	go func() { defer s.wg.Done(); s.tidy() }()
-	mux, err := start(muxConn{s}, s.cfg.mux(c.RoundTrip()))
+	mux, err := start(muxConn{s}, s.cfg.mux(c.RoundTrip(), muxLog{s}))
 	if err != nil {
 		s.fail(err)
 		s.wg.Wait()
@@ -118,7 +119,7 @@ func (s *Session) enter() error {
 }
 
 func (s *Session) leave() {
-	if s.ops.Add(-1) <= 1 && s.dead.Load() != nil {
+	if s.ops.Add(-1) <= stragglers && s.dead.Load() != nil {
 		select {
 		case s.left <- struct{}{}:
 		default:
