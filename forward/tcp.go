@@ -25,7 +25,10 @@ var _ Socket = (*net.TCPConn)(nil)
 //
 // Reset is a real TCP reset: linger 0, then close. A peer's reset is ErrReset at every later call. On Unix
 // the Conn is a LazyReader and an AbortWaiter.
+//
+// A process that dies with s open resets it: what the system closes for the dead must not look like an end.
 func TCP(s Socket) Conn {
+	_ = s.SetLinger(0) // fails only on a socket that is gone, and its other methods say so
 	return newTCP(s)
 }
 
@@ -68,9 +71,8 @@ func (c *tcpConn) Reset(cause error) error {
 	if !c.end.takeDown(ResetBy(cause)) {
 		return nil
 	}
-	// Without linger 0 the kernel would send what is queued and then a FIN: the peer would take the
-	// abort for an end. If it cannot be set the socket is gone already, and closing is all that is left.
-	_ = c.conn.SetLinger(0)
+	// Linger is 0 since TCP. Otherwise the kernel would send what is queued and then a FIN: the peer
+	// would take the abort for an end.
 	return c.conn.Close()
 }
 
@@ -81,6 +83,7 @@ func (c *tcpConn) Close() error {
 	if !c.end.takeDown(net.ErrClosed) {
 		return nil
 	}
+	_ = c.conn.SetLinger(-1) // the kernel delivers what is queued; it fails only if nothing is left to deliver to
 	return c.conn.Close()
 }
 
@@ -93,9 +96,14 @@ func (c *tcpConn) readErr(err error) error {
 		return io.EOF
 	}
 	if c.silentReset() {
-		return c.end.broke(ResetBy(io.ErrUnexpectedEOF))
+		return c.end.broke(ResetBy(c.opError("read", io.ErrUnexpectedEOF)))
 	}
 	return c.end.readEOF()
+}
+
+// opError says, as the net package does, on which connection err came up: whoever joins two has to tell them apart.
+func (c *tcpConn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Source: c.conn.LocalAddr(), Addr: c.conn.RemoteAddr(), Err: err}
 }
 
 // broke translates the system's words for a reset and notes the error.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +40,12 @@ func (c *asNet) Read(p []byte) (int, error) {
 	return c.conn.Read(p)
 }
 
+// Close is a finish, as the standard suite wants it.
+func (c *asNet) Close() error {
+	_ = c.SetLinger(-1)
+	return c.TCPConn.Close()
+}
+
 func TestTCPAsNetConn(t *testing.T) {
 	for name, lazy := range map[string]bool{"plain": false, "lazy": true} {
 		t.Run(name, func(t *testing.T) {
@@ -50,6 +57,44 @@ func TestTCPAsNetConn(t *testing.T) {
 				c1, c2 := newAsNet(a, lazy), newAsNet(b, lazy)
 				return c1, c2, func() { c1.Close(); c2.Close() }, nil
 			})
+		})
+	}
+}
+
+// What the system closes because the process died, here closed behind the Conn's back, is a reset for the peer;
+// a Conn closed after both ends delivers what is still queued.
+func TestTCPDeathIsNoEnd(t *testing.T) {
+	for name, finished := range map[string]bool{"mid-stream": false, "finished": true} {
+		t.Run(name, func(t *testing.T) {
+			a, b, err := tcpPair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			conn := forward.TCP(a)
+			queued := make([]byte, 64<<10)
+			if _, err := conn.Write(queued); err != nil {
+				t.Fatal(err)
+			}
+			if finished {
+				err = errors.Join(b.CloseWrite(), conn.CloseWrite())
+				if n, end := conn.Read(make([]byte, 1)); n != 0 || end != io.EOF {
+					t.Fatalf("read %d, %v", n, end)
+				}
+				err = errors.Join(err, conn.Close())
+			} else {
+				err = a.Close()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, b)
+			if finished && (err != nil || n != int64(len(queued))) {
+				t.Errorf("the peer read %d bytes and %v, want %d and an end", n, err, len(queued))
+			}
+			if !finished && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the peer read %d bytes and %v, want a reset", n, err)
+			}
 		})
 	}
 }
@@ -82,6 +127,9 @@ func TestTCPResetIsNeverEOF(t *testing.T) {
 		wg.Wait()
 		if readErr == nil || errors.Is(readErr, io.EOF) || !errors.Is(readErr, forward.ErrReset) {
 			t.Fatalf("read of a reset connection: %v", readErr)
+		}
+		if op := (*net.OpError)(nil); !errors.As(readErr, &op) || op.Source.String() != ta.LocalAddr().String() {
+			t.Fatalf("%v does not say which connection it is about", readErr)
 		}
 		_ = a.Close()
 	}

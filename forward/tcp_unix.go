@@ -5,7 +5,6 @@ package forward
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"syscall"
 )
@@ -71,10 +70,7 @@ func (l *lazyTCP) readOnce(fd uintptr) bool {
 	case syscall.EAGAIN:
 		return false
 	default:
-		l.err = &net.OpError{
-			Op: "read", Net: "tcp", Source: l.conn.LocalAddr(), Addr: l.conn.RemoteAddr(),
-			Err: os.NewSyscallError("read", err),
-		}
+		l.err = l.opError("read", os.NewSyscallError("read", err))
 	}
 	return true
 }
@@ -90,9 +86,9 @@ func (l *lazyTCP) WaitAbort() error {
 		if l.end.finished.Load() { // both directions ended, and the kernel is done with them
 			return true
 		}
-		abort = ResetBy(io.ErrUnexpectedEOF) // if a failing write was first to get the reason
+		abort = ResetBy(l.opError("wait", io.ErrUnexpectedEOF)) // if a failing write was first to get the reason
 		if n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR); err == nil && n != 0 {
-			abort = os.NewSyscallError("wait", syscall.Errno(n))
+			abort = l.opError("wait", os.NewSyscallError("getsockopt", syscall.Errno(n)))
 		}
 		return true
 	})
