@@ -74,7 +74,7 @@ func TestBadOpen(t *testing.T) {
 	if n := a.running.Load(); n != 0 {
 		t.Errorf("%d streams run", n)
 	}
-	if n := len(r.links); n != 1 {
+	if n, _, _ := r.counts(); n != 1 {
 		t.Errorf("%d tunnels", n)
 	}
 }

@@ -198,6 +198,14 @@ func (r *relay) await(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// counts returns how many sessions there ever were, and how many certificates
+// were asked for.
+func (r *relay) counts() (links, joined, renewed int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.links), r.joined, r.renewed
+}
+
 // tunnel waits for the nth registered tunnel, from 1 on.
 func (r *relay) tunnel(t testing.TB, n int) *link {
 	t.Helper()

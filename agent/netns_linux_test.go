@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/forwardtest"
+	"github.com/culvert-k8s/culvert/netns"
+	"github.com/culvert-k8s/culvert/netns/netnstest"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// TestNetnsConn runs the suite of connections over sockets in another namespace.
+func TestNetnsConn(t *testing.T) {
+	ns := netnstest.New(t)
+	l := ns.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
+	d := &NetnsDialer{}
+	pod := sandbox.Pod{NetNS: ns.Path()}
+	mk := func(wrap func(forward.Conn) forward.Conn) func() (a, b forward.Conn, stop func(), err error) {
+		return func() (forward.Conn, forward.Conn, func(), error) {
+			near, err := d.DialPod(t.Context(), pod, portOf(l))
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			far, err := l.AcceptTCP()
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			return wrap(near), forward.TCP(far), nil, nil
+		}
+	}
+	bare := mk(func(c forward.Conn) forward.Conn { return c })
+	forwardtest.TestConn(t, bare)
+	forwardtest.TestErrReset(t, bare)
+	t.Run("wrapped", func(t *testing.T) { forwardtest.TestConn(t, mk(wrapPod)) })
+}
+
+func portOf(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
+
+// node is an agent with real pods: named namespaces in a directory of its own.
+type node struct {
+	*running
+	link *link
+	dir  string
+	pods *sandbox.Named
+}
+
+func startNode(t *testing.T, policy Policy) *node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to enter a network namespace")
+	}
+	n := &node{dir: t.TempDir()}
+	n.pods = sandbox.NewNamed(sandbox.NamedConfig{Dir: n.dir})
+	r := startRelay(t, &relay{})
+	n.running = start(t, Config{Pods: n.pods, Dial: &NetnsDialer{}, Policy: policy}, r)
+	n.link = r.tunnel(t, 1)
+	return n
+}
+
+// uid waits until the agent knows a pod of this name, other than not.
+func (n *node) uid(t *testing.T, name, not string) (uid string) {
+	t.Helper()
+	eventually(t, "pod "+name+" is known", func() bool {
+		for _, p := range n.pods.List() {
+			if p.Name == name && p.UID != not {
+				uid = p.UID
+			}
+		}
+		return uid != ""
+	})
+	return uid
+}
+
+// code asks for a stream that must be refused.
+func (n *node) code(t *testing.T, uid string, port uint16) stream.Code {
+	t.Helper()
+	_, err := n.link.open(t, stream.Open{UID: uid, Port: port})
+	if err == nil {
+		t.Error("the stream was not refused")
+	}
+	if strings.Contains(fmt.Sprint(err), n.dir) {
+		t.Errorf("the client is told a path: %v", err)
+	}
+	return stream.CodeOf(err)
+}
+
+// TestPods reaches real pods: refused, reached over IPv6 only, half-closed, gone,
+// and born again under the same name.
+func TestPods(t *testing.T) {
+	n := startNode(t, Policy{})
+	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
+	uid := n.uid(t, "web", "")
+
+	// A decoy on the agent's own loopback has the port that is asked for.
+	decoy := listenPod(t)
+	if code := n.code(t, uid, portOf(decoy)); code != stream.NotListening {
+		t.Errorf("a port where nothing listens: %s", code)
+	}
+	if code := n.code(t, "no-such-uid", 80); code != stream.WrongNode {
+		t.Errorf("a pod that is not here: %s", code)
+	}
+
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l := web.Listen("tcp", addr).(*net.TCPListener)
+		client, err := n.link.open(t, stream.Open{UID: uid, Port: portOf(l)})
+		if err != nil {
+			t.Fatalf("%s: %v", addr, err)
+		}
+		pod := acceptPod(t, l)
+		if _, err := io.WriteString(client, "question"); err != nil {
+			t.Fatal(err)
+		}
+		client.CloseWrite()
+		if got, err := io.ReadAll(pod); string(got) != "question" || err != nil {
+			t.Errorf("%s: pod reads %q, %v", addr, got, err)
+		}
+		io.WriteString(pod, "answer")
+		pod.CloseWrite()
+		if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
+			t.Errorf("%s: client reads %q, %v", addr, got, err)
+		}
+	}
+
+	l := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
+	port := portOf(l)
+	client, err := n.link.open(t, stream.Open{UID: uid, Port: port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := acceptPod(t, l)
+	client.Reset(nil)
+	if got, err := io.Copy(io.Discard, pod); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("pod reads %d, %v after an abort; want %v", got, err, syscall.ECONNRESET)
+	}
+
+	web.Delete()
+	if code := n.code(t, uid, port); code != stream.WrongNode {
+		t.Errorf("a pod that is gone: %s", code)
+	}
+	again := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
+	reborn := n.uid(t, "web", uid)
+	var fresh net.Listener
+	again.Do(func() { fresh, err = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	if code := n.code(t, uid, port); code != stream.WrongNode {
+		t.Errorf("the old pod after its name was taken again: %s", code)
+	}
+	if _, err := n.link.open(t, stream.Open{UID: reborn, Port: port}); err != nil {
+		t.Errorf("the new pod: %v", err)
+	}
+}
+
+// TestPodKilled ends the pod's side as a dying process does, with data unread.
+func TestPodKilled(t *testing.T) {
+	n := startNode(t, Policy{})
+	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
+	l := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
+	client, err := n.link.open(t, stream.Open{UID: n.uid(t, "web", ""), Port: portOf(l)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := acceptPod(t, l)
+	if _, err := io.WriteString(client, "unread"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(pod, make([]byte, 1)); err != nil { // the rest is there as well
+		t.Fatal(err)
+	}
+	pod.Close()
+	if got, err := io.ReadAll(client); !errors.Is(err, &stream.Error{Code: stream.PodReset}) || len(got) > 0 {
+		t.Errorf("client reads %q, %v", got, err)
+	}
+	if line := n.log.wait(t, "stream", 1)[0]; line["code"] != "pod-reset" || line["pod"] != "default/web" {
+		t.Errorf("log: %v", line)
+	}
+}
+
+// TestNamespaceGone finds a pod that is gone before it can be dialled.
+func TestNamespaceGone(t *testing.T) {
+	ns := netnstest.New(t)
+	l := ns.Listen("tcp4", "127.0.0.1:0")
+	ns.Delete()
+	_, err := (&NetnsDialer{}).DialPod(t.Context(), sandbox.Pod{NetNS: ns.Path()}, portOf(l))
+	if !errors.Is(err, netns.ErrGone) {
+		t.Fatalf("dial: %v", err)
+	}
+	if code := stream.CodeOf(explain(err, &stream.Open{})); code != stream.NamespaceGone {
+		t.Errorf("code %s", code)
+	}
+}
+
+// TestHostNetwork reaches the agent's own loopback only if that is allowed, and
+// never for a pod that has a namespace of its own.
+func TestHostNetwork(t *testing.T) {
+	l := listenPod(t)
+	host := newPodList(
+		sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-host", HostNetwork: true},
+		sandbox.Pod{Namespace: "infra", Name: "odd", UID: "uid-odd", NetNS: "/proc/self/ns/net"},
+	)
+	for _, allow := range []bool{false, true} {
+		t.Run(fmt.Sprintf("allowed %v", allow), func(t *testing.T) {
+			r := startRelay(t, &relay{})
+			start(t, Config{Pods: host, Dial: &NetnsDialer{}, Policy: Policy{AllowHostNetwork: allow}}, r)
+			k := r.tunnel(t, 1)
+			client, err := k.open(t, stream.Open{UID: "uid-host", Port: portOf(l)})
+			if allow {
+				if err != nil {
+					t.Fatal(err)
+				}
+				acceptPod(t, l).Close()
+				if got, err := io.ReadAll(client); len(got) > 0 || err != nil {
+					t.Errorf("client reads %q, %v", got, err)
+				}
+			} else if !errors.Is(err, &stream.Error{Code: stream.Policy}) {
+				t.Errorf("host network: %v", err)
+			}
+			if _, err := k.open(t, stream.Open{UID: "uid-odd", Port: portOf(l)}); !errors.Is(err, &stream.Error{Code: stream.Policy}) {
+				t.Errorf("a pod in the agent's namespace: %v", err)
+			}
+		})
+	}
+}
