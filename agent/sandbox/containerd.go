@@ -17,7 +17,7 @@ import (
 // before it has sent it.
 const (
 	callTimeout   = 10 * time.Second
-	settleTimeout = 5 * time.Second // for all tasks that have to be asked after
+	settleTimeout = 2 * time.Second // for all tasks that have to be asked after
 	secondList    = time.Second
 	doubtTime     = time.Second
 	defaultResync = 5 * time.Minute
@@ -131,7 +131,7 @@ func (c *Containerd) follow(ctx context.Context, rt runtime, events <-chan event
 	defer again.Stop()
 	var doubt <-chan time.Time
 	for err == nil {
-		if doubt == nil && len(c.index.contested(true)) > 0 {
+		if doubt == nil && len(c.index.contested("")) > 0 {
 			doubt = time.After(doubtTime)
 		}
 		select {
@@ -142,7 +142,9 @@ func (c *Containerd) follow(ctx context.Context, rt runtime, events <-chan event
 			again.Reset(c.cfg.Resync)
 		case <-doubt:
 			doubt = nil
-			c.settle(ctx, rt, true)
+			if settle(ctx, rt, c.index, "") {
+				c.changed.raise()
+			}
 		case err = <-ended:
 		}
 	}
@@ -172,7 +174,7 @@ func (c *Containerd) relist(ctx context.Context, rt runtime) error {
 	if err := rt.list(ctx, "", fresh.put); err != nil {
 		return err
 	}
-	settle(ctx, rt, fresh, false)
+	settle(ctx, rt, fresh, "")
 	c.index.become(fresh)
 	c.changed.raise()
 	c.setState(nil)
@@ -181,47 +183,39 @@ func (c *Containerd) relist(ctx context.Context, rt runtime) error {
 
 // apply follows one event.
 func (c *Containerd) apply(ctx context.Context, rt runtime, e event) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	known := true
+	news := false
 	switch e.kind {
 	case sandboxRemoved:
-		known = c.index.remove(e.id)
+		news = c.index.remove(e.id)
 	case taskStarted:
-		known = c.index.mark(e.id, taskRunning)
+		news = c.index.mark(e.id, taskRunning)
 	case taskExited:
-		known = c.index.mark(e.id, taskGone)
+		news = c.index.mark(e.id, taskGone)
 	case containerChanged:
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
 		r, is, err := rt.get(ctx, e.id)
 		if err != nil {
 			return err
 		}
-		if known = is; is {
+		if news = is; is {
 			c.index.put(r)
+			settle(ctx, rt, c.index, r.pod.UID)
 		}
 	}
-	if !known {
-		return nil // one of the containers inside a pod, or no news
+	if news { // most events are about the containers inside pods
+		c.changed.raise()
 	}
-	c.changed.raise()
-	c.settle(ctx, rt, false)
 	return nil
 }
 
-// settle brings the tasks of contested sandboxes up to date, all of them or those
-// that are unknown.
-func (c *Containerd) settle(ctx context.Context, rt runtime, all bool) {
-	if settle(ctx, rt, c.index, all) {
-		c.changed.raise()
-	}
-}
-
-// settle asks which of several sandboxes of one pod are alive, and says whether
-// there is news. What is not known when its time is over stays open.
-func settle(ctx context.Context, rt runtime, x *index, all bool) (news bool) {
+// settle asks which of several sandboxes of one pod are alive (uid empty: of all
+// pods), and says whether there is news. What is not known when its time is over
+// stays open.
+func settle(ctx context.Context, rt runtime, x *index, uid string) (news bool) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	for _, id := range x.contested(all) {
+	for _, id := range x.contested(uid) {
 		task := rt.task(ctx, id)
 		if ctx.Err() != nil {
 			break
@@ -280,7 +274,7 @@ func (c *Containerd) ask(ctx context.Context, uid string) (record, error) {
 	case err != nil:
 		return record{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	settle(asked, rt, answer, false)
+	settle(asked, rt, answer, uid)
 	r, found := answer.lookup(uid)
 	if !found {
 		return record{}, ErrNotFound

@@ -103,20 +103,26 @@ func (x *index) become(other *index) {
 	x.byID, x.byUID, x.over = other.byID, other.byUID, other.over
 }
 
-// contested returns the sandboxes that share a pod with others: all of them, or
-// those whose task nobody knows of.
-func (x *index) contested(all bool) []string {
+// contested returns the sandboxes that share a pod with others; uid empty: of all
+// pods.
+func (x *index) contested(uid string) []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	if uid != "" {
+		return rivals(nil, x.byUID[uid])
+	}
 	var ids []string
 	for _, entries := range x.byUID {
-		if len(entries) < 2 {
-			continue
-		}
+		ids = rivals(ids, entries)
+	}
+	return ids
+}
+
+// rivals appends the ids of entries if there are several.
+func rivals(ids []string, entries []*entry) []string {
+	if len(entries) > 1 {
 		for _, e := range entries {
-			if all || e.task == taskUnknown {
-				ids = append(ids, e.id)
-			}
+			ids = append(ids, e.id)
 		}
 	}
 	return ids

@@ -129,11 +129,15 @@ func TestContested(t *testing.T) {
 	x.put(rec("b", "db", "u2", 1))
 	x.put(rec("c", "db", "u2", 2))
 	x.mark("c", taskRunning)
-	if got := x.contested(false); !slices.Equal(got, []string{"b"}) {
-		t.Errorf("contested and unknown: %v", got)
+	for _, uid := range []string{"", "u2"} {
+		got := x.contested(uid)
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"b", "c"}) {
+			t.Errorf("contested of %q: %v", uid, got)
+		}
 	}
-	if got := x.contested(true); len(got) != 2 {
-		t.Errorf("contested: %v", got)
+	if got := x.contested("u1"); len(got) != 0 {
+		t.Errorf("contested alone: %v", got)
 	}
 	if x.mark("c", taskRunning) || !x.mark("c", taskGone) {
 		t.Error("news that is none, or none that is news")
