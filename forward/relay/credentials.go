@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
+	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -14,65 +16,130 @@ import (
 // taken; the zero value takes none.
 type Credentials struct {
 	// Node accepts the certificate of a node, already verified against the
-	// authority for agents, and returns its name.
+	// authority for agents, and returns its name. It is asked again while the
+	// node's session lives.
 	Node func(*x509.Certificate) (string, error)
 
 	// User accepts the certificate of a user, already verified against the
-	// authority for clients.
+	// authority for clients. It is asked again while the session lives.
 	User func(*x509.Certificate) (identity.Peer, error)
 
 	// JoinToken and ClientToken tell whether a token is the right one, in
 	// constant time.
 	JoinToken   func(string) bool
 	ClientToken func(string) bool
+
+	// Now is the clock for the end of certificates. nil: time.Now.
+	Now func() time.Time
 }
 
-var _ Authenticator = (*Credentials)(nil)
+var (
+	_ Authenticator = (*Credentials)(nil)
+	_ Revalidator   = (*Credentials)(nil)
+)
+
+// token is a Proof that no log line can show.
+type token struct{ secret string }
+
+// String hides the token.
+func (token) String() string { return "token" }
+
+// GoString hides the token.
+func (token) GoString() string { return "token" }
 
 // Authenticate judges a credential. Which kinds are taken depends on whether
 // the peer came as an agent or as a client.
 func (c *Credentials) Authenticate(_ context.Context, state tls.ConnectionState, hello *stream.Hello) (Identity, error) {
-	switch agent := state.NegotiatedProtocol == stream.ALPNAgent; {
+	agent := state.NegotiatedProtocol == stream.ALPNAgent
+	client := state.NegotiatedProtocol == stream.ALPNClient
+	proof := token{hello.Token}
+	switch {
 	case agent && hello.Credential == stream.CredentialTLS && c.Node != nil:
-		return c.node(state)
+		return c.node(verified(state))
 	case agent && hello.Credential == stream.CredentialJoin && c.JoinToken != nil:
-		if !c.JoinToken(hello.Token) {
-			return Identity{}, unauthenticated("the join token is not the relay's")
-		}
-		return Identity{Role: RoleJoiner, Name: "joiner"}, nil
-	case !agent && hello.Credential == stream.CredentialTLS && c.User != nil:
-		return c.user(state)
-	case !agent && hello.Credential == stream.CredentialToken && c.ClientToken != nil:
-		if !c.ClientToken(hello.Token) {
-			return Identity{}, unauthenticated("the client token is not the relay's")
-		}
-		return Identity{Role: RoleUser, Name: identity.UserToken}, nil
+		return Identity{Role: RoleJoiner, Name: "joiner", Proof: proof}, c.joiner(proof)
+	case client && hello.Credential == stream.CredentialTLS && c.User != nil:
+		return c.user(verified(state))
+	case client && hello.Credential == stream.CredentialToken && c.ClientToken != nil:
+		return Identity{Role: RoleUser, Name: identity.UserToken, Proof: proof}, c.bearer(proof)
 	}
 	return Identity{}, unauthenticated("the relay does not take a credential of kind " + hello.Credential.String() + " here")
 }
 
-func (c *Credentials) node(state tls.ConnectionState) (Identity, error) {
-	leaf := verified(state)
-	if leaf == nil {
-		return Identity{}, unauthenticated("no certificate of a node was presented")
+// Revalidate judges again a peer that was authenticated: certificates end,
+// nodes are forgotten, tokens are replaced.
+func (c *Credentials) Revalidate(_ context.Context, who Identity) error {
+	again := Identity{Name: who.Name}
+	var err error
+	proof, _ := who.Proof.(token)
+	switch {
+	case who.Role == RoleNode && c.Node != nil:
+		again, err = c.node(who.Cert)
+	case who.Role == RoleUser && who.Cert != nil && c.User != nil:
+		again, err = c.user(who.Cert)
+	case who.Role == RoleUser && who.Cert == nil && c.ClientToken != nil:
+		err = c.bearer(proof)
+	case who.Role == RoleJoiner && c.JoinToken != nil:
+		err = c.joiner(proof)
+	default:
+		err = unauthenticated("the credential is not taken any more")
+	}
+	if err == nil && again.Name != who.Name {
+		err = unauthenticated("the credential is for somebody else now")
+	}
+	return err
+}
+
+func (c *Credentials) joiner(t token) error {
+	if !c.JoinToken(t.secret) {
+		return unauthenticated("the join token is not the relay's")
+	}
+	return nil
+}
+
+func (c *Credentials) bearer(t token) error {
+	if !c.ClientToken(t.secret) {
+		return unauthenticated("the client token is not the relay's")
+	}
+	return nil
+}
+
+func (c *Credentials) node(leaf *x509.Certificate) (Identity, error) {
+	if err := c.fresh(leaf); err != nil {
+		return Identity{}, err
 	}
 	name, err := c.Node(leaf)
 	if err != nil {
-		return Identity{}, unauthenticated(err.Error())
+		return Identity{}, fmt.Errorf("judge certificate of a node: %w", err)
 	}
 	return Identity{Role: RoleNode, Name: name, Cert: leaf}, nil
 }
 
-func (c *Credentials) user(state tls.ConnectionState) (Identity, error) {
-	leaf := verified(state)
-	if leaf == nil {
-		return Identity{}, unauthenticated("no client certificate was presented")
+func (c *Credentials) user(leaf *x509.Certificate) (Identity, error) {
+	if err := c.fresh(leaf); err != nil {
+		return Identity{}, err
 	}
 	p, err := c.User(leaf)
 	if err != nil {
-		return Identity{}, unauthenticated(err.Error())
+		return Identity{}, fmt.Errorf("judge certificate of a user: %w", err)
 	}
 	return Identity{Role: RoleUser, Name: p.Name, Groups: p.Groups, Cert: leaf}, nil
+}
+
+// fresh refuses a certificate that is missing or over. TLS has looked at the
+// dates too, but once.
+func (c *Credentials) fresh(leaf *x509.Certificate) error {
+	if leaf == nil {
+		return unauthenticated("no certificate was presented")
+	}
+	now := time.Now
+	if c.Now != nil {
+		now = c.Now
+	}
+	if now().After(leaf.NotAfter) {
+		return unauthenticated("the certificate ended at " + leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // verified returns the peer's certificate if TLS has verified it.

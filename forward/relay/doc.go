@@ -49,13 +49,26 @@ type Identity struct {
 	Groups []string // of a user
 	// Cert is the verified certificate, nil if the peer proved itself otherwise.
 	Cert *x509.Certificate
+	// Proof is for the Authenticator, to judge the peer again later. The relay
+	// keeps it and does not look at it.
+	Proof any
 }
 
 // Authenticator says who a peer is from the TLS session and the Hello sent on
-// it. state.NegotiatedProtocol tells agents from clients. A refusal is a
-// *stream.Error; its text goes to the peer.
+// it. state.NegotiatedProtocol tells agents from clients: it is one of the two.
+// A refusal has a *stream.Error in its chain, whose text goes to the peer. The
+// text of any other error stays here, and so does that of one with the code
+// Internal: those are faults of the relay.
 type Authenticator interface {
 	Authenticate(ctx context.Context, state tls.ConnectionState, hello *stream.Hello) (Identity, error)
+}
+
+// Revalidator is an optional part of an Authenticator: it is asked again about
+// peers whose session lives on, from time to time, before every stream and
+// before every call. A refusal (Unauthenticated or Forbidden) ends the session
+// and what runs on it. Any other error refuses only what was asked for.
+type Revalidator interface {
+	Revalidate(ctx context.Context, who Identity) error
 }
 
 // Issuer makes certificates for nodes. A refusal is a *stream.Error.

@@ -7,12 +7,14 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// flow is one forwarded stream as the relay sees it.
+// flow is one forwarded stream as the relay sees it. What is not a counter is
+// set before it is added to flows and does not change any more.
 type flow struct {
 	id      stream.ID
 	user    string
 	from    string // the client's address
 	node    string
+	uid     string
 	target  Target
 	started time.Time
 
@@ -24,35 +26,64 @@ func (f *flow) bytes() (up, down int64) { return f.up.Payload(), f.down.Payload(
 
 // flows are the streams that run now. The zero value is ready.
 type flows struct {
-	mu   sync.Mutex
-	all  map[*flow]struct{}
-	none chan struct{} // closed when all is empty; nil if nobody asked
+	mu      sync.Mutex
+	open    int // begun and not ended, on their way to a node or beyond
+	closed  bool
+	running map[*flow]struct{}
+	none    []chan struct{} // closed when open is 0
 }
 
+// begin counts a stream in. It is false when no new ones are taken.
+func (fs *flows) begin() bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return false
+	}
+	fs.open++
+	return true
+}
+
+func (fs *flows) end() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.open--; fs.open > 0 {
+		return
+	}
+	for _, c := range fs.none {
+		close(c)
+	}
+	fs.none = nil
+}
+
+// close lets no further stream begin.
+func (fs *flows) close() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.closed = true
+}
+
+// add lists a stream that has reached its node, remove takes it off the list.
 func (fs *flows) add(f *flow) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.all == nil {
-		fs.all = make(map[*flow]struct{})
+	if fs.running == nil {
+		fs.running = make(map[*flow]struct{})
 	}
-	fs.all[f] = struct{}{}
+	fs.running[f] = struct{}{}
 }
 
 func (fs *flows) remove(f *flow) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	delete(fs.all, f)
-	if len(fs.all) == 0 && fs.none != nil {
-		close(fs.none)
-		fs.none = nil
-	}
+	delete(fs.running, f)
 }
 
 func (fs *flows) list() []*flow {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	out := make([]*flow, 0, len(fs.all))
-	for f := range fs.all {
+	out := make([]*flow, 0, len(fs.running))
+	for f := range fs.running {
 		out = append(out, f)
 	}
 	return out
@@ -61,20 +92,18 @@ func (fs *flows) list() []*flow {
 func (fs *flows) len() int {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return len(fs.all)
+	return fs.open
 }
 
-// idle returns a channel that is closed when no stream runs.
+// idle returns a channel that is closed once no stream is open.
 func (fs *flows) idle() <-chan struct{} {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.none == nil {
-		fs.none = make(chan struct{})
-	}
-	c := fs.none
-	if len(fs.all) == 0 {
+	c := make(chan struct{})
+	if fs.open == 0 {
 		close(c)
-		fs.none = nil
+	} else {
+		fs.none = append(fs.none, c)
 	}
 	return c
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// metrics are what a relay counts. Labels are bounded: no pod, no user.
+// metrics are what a relay counts. Labels are bounded: no pod, no user, no
+// node, and of codes only those that are known.
 type metrics struct {
 	set      *vm.Set
 	up, down *vm.Counter
@@ -24,12 +25,8 @@ func newMetrics(s *Server) *metrics {
 		m.sessions[r] = m.set.NewGauge(fmt.Sprintf(`culvert_relay_sessions{role=%q}`, r), nil)
 	}
 	m.set.NewGauge(`culvert_relay_streams`, func() float64 { return float64(s.flows.len()) })
-	m.set.NewGauge(`culvert_relay_nodes`, func() float64 {
-		s.nodes.mu.Lock()
-		defer s.nodes.mu.Unlock()
-		return float64(len(s.nodes.all))
-	})
-	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(len(s.handshakes)) })
+	m.set.NewGauge(`culvert_relay_nodes`, func() float64 { return float64(s.nodes.len()) })
+	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(s.door.len()) })
 	return m
 }
 
@@ -37,14 +34,12 @@ func newMetrics(s *Server) *metrics {
 func (m *metrics) session(r Role, n int) { m.sessions[r].Add(float64(n)) }
 
 // stream counts a stream that has ended.
-func (m *metrics) stream(code stream.Code, up, down int64) {
+func (m *metrics) stream(code stream.Code) {
 	name := code.String()
 	if code > stream.NameTaken {
-		name = "unknown" // a peer may send any number, and each would be a series
+		name = "unknown" // an agent may send any number, and each would be a series
 	}
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q}`, name)).Inc()
-	m.up.Add(int(up))
-	m.down.Add(int(down))
 }
 
 // refused counts a connection or a registration that was turned away.

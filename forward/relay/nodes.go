@@ -3,10 +3,13 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
@@ -20,7 +23,7 @@ type nodes struct {
 
 	mu   sync.Mutex
 	all  map[string]*node
-	pods map[podName][]*pod // newest first
+	pods map[podName][]*pod
 }
 
 type podName struct{ namespace, name string }
@@ -36,15 +39,38 @@ type node struct {
 	tunnels []*tunnelTo // newest instance first
 }
 
-// tunnelTo is one registered tunnel.
+// tunnelTo is one registered tunnel. What is in it from the registration was
+// copied and checked; nothing else of a peer's message is kept.
 type tunnelTo struct {
-	sess      *tunnel.Session
-	reg       *controlv1.Register
-	since     time.Time
+	sess         *tunnel.Session
+	node         string
+	instance     string
+	version      string
+	capabilities []string
+	since        time.Time
+	farewell     chan *controlv1.GoingAway // for the agent; holds one
+
+	// Under the lock of nodes.
 	leaving   bool
+	supersede bool            // a newer instance has registered
+	removed   bool            // late reports must not bring it back
 	pods      map[string]*pod // by UID
-	announce  func(*controlv1.GoingAway)
-	supersede bool // a newer instance has registered
+}
+
+func newTunnelTo(sess *tunnel.Session, reg *controlv1.Register) *tunnelTo {
+	return &tunnelTo{
+		sess: sess, node: reg.GetNode(), instance: reg.GetInstance(), version: reg.GetVersion(),
+		capabilities: slices.Clone(reg.GetCapabilities()), since: time.Now(),
+		farewell: make(chan *controlv1.GoingAway, 1), pods: make(map[string]*pod),
+	}
+}
+
+// announce has a farewell sent to the agent. It does not wait.
+func (t *tunnelTo) announce(g *controlv1.GoingAway) {
+	select {
+	case t.farewell <- g:
+	default: // one is enough
+	}
 }
 
 func newNodes(maxPods int) *nodes {
@@ -56,17 +82,16 @@ func newNodes(maxPods int) *nodes {
 func (ns *nodes) add(t *tunnelTo) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	n := ns.all[t.reg.GetNode()]
+	n := ns.all[t.node]
 	if n == nil {
-		n = &node{name: t.reg.GetNode()}
+		n = &node{name: t.node}
 		ns.all[n.name] = n
 	}
 	for _, old := range n.tunnels {
-		if old.reg.GetInstance() != t.reg.GetInstance() {
+		if old.instance != t.instance {
 			old.supersede = true
 		}
 	}
-	t.pods = make(map[string]*pod)
 	n.tunnels = slices.Insert(n.tunnels, 0, t)
 }
 
@@ -75,10 +100,11 @@ func (ns *nodes) add(t *tunnelTo) {
 func (ns *nodes) remove(t *tunnelTo) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	t.removed = true
 	for uid := range t.pods {
 		ns.drop(t, uid)
 	}
-	n := ns.all[t.reg.GetNode()]
+	n := ns.all[t.node]
 	if n == nil {
 		return
 	}
@@ -126,10 +152,20 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// change takes an agent's report in.
-func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) error {
+// change takes an agent's report in. rival is a pod of the same name that
+// another node reports too, if there is one.
+func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) (rival *controlv1.Pod, err error) {
+	upsert := make([]*pod, len(c.GetUpsert()))
+	for i, p := range c.GetUpsert() {
+		if upsert[i], err = checkPod(t, p); err != nil {
+			return nil, err
+		}
+	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if t.removed {
+		return nil, nil //nolint:nilnil // a report that came too late says nothing
+	}
 	if c.GetFull() {
 		for uid := range t.pods {
 			ns.drop(t, uid)
@@ -138,22 +174,21 @@ func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) error {
 	for _, uid := range c.GetRemoved() {
 		ns.drop(t, uid)
 	}
-	for _, p := range c.GetUpsert() {
-		if err := checkPod(p); err != nil {
-			return err
-		}
+	for _, p := range upsert {
 		ns.drop(t, p.GetUid())
 		if len(t.pods) >= ns.maxPods {
-			return fmt.Errorf("node %s reports more than %d pods", t.reg.GetNode(), ns.maxPods)
+			return nil, fmt.Errorf("node %s reports more than %d pods", t.node, ns.maxPods)
 		}
-		entry := &pod{Pod: p, on: t}
-		p.Node = t.reg.GetNode()
-		t.pods[p.GetUid()] = entry
+		t.pods[p.GetUid()] = p
 		key := podName{p.GetNamespace(), p.GetName()}
-		ns.pods[key] = append(ns.pods[key], entry)
-		slices.SortStableFunc(ns.pods[key], newestFirst)
+		for _, o := range ns.pods[key] {
+			if o.on.node != t.node && o.GetUid() != p.GetUid() {
+				rival = o.Pod
+			}
+		}
+		ns.pods[key] = append(ns.pods[key], p)
 	}
-	return nil
+	return rival, nil
 }
 
 // newestFirst orders pods of one name: a reborn StatefulSet pod may be
@@ -165,16 +200,27 @@ func newestFirst(a, b *pod) int {
 	)
 }
 
-func checkPod(p *controlv1.Pod) error {
-	switch {
-	case p.GetUid() == "" || len(p.GetUid()) > stream.MaxUID:
-		return fmt.Errorf("pod uid of %d bytes, 1 to %d are allowed", len(p.GetUid()), stream.MaxUID)
-	case p.GetName() == "" || len(p.GetName()) > stream.MaxPod:
-		return fmt.Errorf("pod name of %d bytes, 1 to %d are allowed", len(p.GetName()), stream.MaxPod)
-	case p.GetNamespace() == "" || len(p.GetNamespace()) > stream.MaxNamespace:
-		return fmt.Errorf("namespace of %d bytes, 1 to %d are allowed", len(p.GetNamespace()), stream.MaxNamespace)
+// checkPod copies what is known of a reported pod. One that could not be asked
+// for by its name is refused, so nothing a terminal must not see gets to
+// clients either. A pod from the future counts as new and no more.
+func checkPod(t *tunnelTo, p *controlv1.Pod) (*pod, error) {
+	_, err := stream.AppendOpen(nil, &stream.Open{
+		Kind: stream.KindForward, Port: 1, Namespace: p.GetNamespace(), Pod: p.GetName(), UID: p.GetUid(),
+	})
+	if err == nil && (p.GetNamespace() == "" || p.GetName() == "" || p.GetUid() == "") {
+		err = errors.New("namespace, name or uid is missing")
 	}
-	return nil
+	if err != nil {
+		return nil, fmt.Errorf("report of a pod: %w", err)
+	}
+	created, now := p.GetCreated().AsTime(), time.Now()
+	if created.After(now) {
+		created = now
+	}
+	return &pod{on: t, Pod: &controlv1.Pod{
+		Namespace: p.GetNamespace(), Name: p.GetName(), Uid: p.GetUid(), HostNetwork: p.GetHostNetwork(),
+		Created: timestamppb.New(created), Node: t.node,
+	}}, nil
 }
 
 func (ns *nodes) drop(t *tunnelTo, uid string) {
@@ -203,7 +249,7 @@ func (ns *nodes) Locate(_ context.Context, _ Identity, t Target) (Place, error) 
 			Text: fmt.Sprintf("no connected node reports a pod %s in namespace %s", t.Pod, t.Namespace),
 		}
 	}
-	p := slices.MinFunc(found, newestFirst) // superseding may have changed the order since
+	p := slices.MinFunc(found, newestFirst)
 	return Place{Node: p.GetNode(), UID: p.GetUid()}, nil
 }
 
@@ -230,17 +276,40 @@ func (ns *nodes) listPods(namespace string) []*controlv1.Pod {
 	return out
 }
 
+// list returns what clients may know of each node; Streams is left to others.
+func (ns *nodes) list() []*controlv1.NodeInfo {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	out := make([]*controlv1.NodeInfo, 0, len(ns.all))
+	for _, n := range ns.all {
+		newest := n.tunnels[0]
+		out = append(out, &controlv1.NodeInfo{
+			Name:         n.name,
+			Version:      newest.version,
+			Tunnels:      uint32(len(n.tunnels)),
+			Connected:    timestamppb.New(newest.since),
+			RemoteAddr:   newest.sess.RemoteAddr().String(),
+			GoingAway:    newest.leaving,
+			Pods:         uint32(len(newest.pods)),
+			Capabilities: newest.capabilities,
+		})
+	}
+	return out
+}
+
+func (ns *nodes) len() int {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return len(ns.all)
+}
+
 // goingAway tells every agent that this relay leaves.
 func (ns *nodes) goingAway(reason string, grace time.Duration) {
 	ns.mu.Lock()
-	var tell []func(*controlv1.GoingAway)
+	defer ns.mu.Unlock()
 	for _, n := range ns.all {
 		for _, t := range n.tunnels {
-			tell = append(tell, t.announce)
+			t.announce(goingAway(reason, grace))
 		}
-	}
-	ns.mu.Unlock()
-	for _, f := range tell {
-		f(goingAway(reason, grace))
 	}
 }

@@ -2,8 +2,13 @@ package relay
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,9 +24,9 @@ import (
 
 const (
 	maxCSR          = 8 << 10
-	maxInstance     = 64
-	maxVersionText  = 64
+	maxWord         = 64 // instance, version, name of a capability; bytes
 	maxCapabilities = 32
+	maxReason       = 256 // of what is logged, in bytes
 )
 
 // registryService answers agents.
@@ -30,58 +35,99 @@ type registryService struct {
 	srv *Server
 }
 
-// caller returns the session a call came over.
+// caller returns the session a call came over, if its peer may still be here.
 func caller(ctx context.Context) (*peer, error) {
 	p, ok := rpc.Peer(ctx).(*peer)
 	if !ok {
 		return nil, status.Error(codes.Unauthenticated, "call came over no session")
 	}
+	if err := p.valid(ctx); err != nil {
+		return nil, statusOf(err)
+	}
 	return p, nil
 }
 
-// Join sells a joiner a certificate.
+// Join sells a joiner a certificate, one for each session.
 func (r *registryService) Join(ctx context.Context, req *controlv1.JoinRequest) (*controlv1.JoinResponse, error) {
 	p, err := caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if p.who.Role != RoleJoiner || r.srv.cfg.Issuer == nil {
+	if p.who().Role != RoleJoiner || r.srv.cfg.Issuer == nil {
 		return nil, status.Error(codes.PermissionDenied, "this session did not present a join token")
 	}
-	if len(req.GetCsr()) > maxCSR {
-		return nil, status.Errorf(codes.InvalidArgument, "certificate request of %d bytes, at most %d are allowed", len(req.GetCsr()), maxCSR)
+	if err := checkCSR(req.GetCsr()); err != nil {
+		return nil, err
+	}
+	if !p.joined.CompareAndSwap(false, true) {
+		return nil, status.Error(codes.ResourceExhausted, "this session has asked for a certificate already: connect again")
 	}
 	chain, renewAt, err := r.srv.cfg.Issuer.IssueNode(req.GetCsr())
+	p.soon()
+	from := p.sess.RemoteAddr().String()
 	if err != nil {
-		r.srv.cfg.Log.Warn("join refused", "from", p.sess.RemoteAddr().String(), "err", err)
+		r.srv.metrics.refused("join")
+		r.srv.noise.log(ctx, slog.LevelWarn, "join refused", "from", from, "err", err)
 		return nil, statusOf(err)
 	}
-	r.srv.cfg.Log.Info("node certificate issued", "from", p.sess.RemoteAddr().String())
+	r.srv.cfg.Log.Info("node joined", "node", nameIn(chain), "from", from)
 	return &controlv1.JoinResponse{Chain: chain, RenewAt: timestamppb.New(renewAt)}, nil
 }
 
-// Renew replaces a node's certificate.
+// Renew replaces a node's certificate, also for the session it comes over.
 func (r *registryService) Renew(ctx context.Context, req *controlv1.RenewRequest) (*controlv1.RenewResponse, error) {
 	p, err := caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if p.who.Role != RoleNode || r.srv.cfg.Issuer == nil {
+	who := p.who()
+	if who.Role != RoleNode || r.srv.cfg.Issuer == nil {
 		return nil, status.Error(codes.PermissionDenied, "this relay renews only what it issued")
 	}
-	if len(req.GetCsr()) > maxCSR {
-		return nil, status.Errorf(codes.InvalidArgument, "certificate request of %d bytes, at most %d are allowed", len(req.GetCsr()), maxCSR)
+	if err := checkCSR(req.GetCsr()); err != nil {
+		return nil, err
 	}
-	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(p.who.Cert, req.GetCsr())
+	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(who.Cert, req.GetCsr())
 	if err != nil {
-		r.srv.cfg.Log.Warn("renewal refused", "node", p.who.Name, "err", err)
+		r.srv.metrics.refused("renewal")
+		r.srv.noise.log(ctx, slog.LevelWarn, "renewal refused", "node", who.Name, "err", err)
 		return nil, statusOf(err)
 	}
+	if leaf := leafOf(chain); leaf != nil {
+		who.Cert = leaf
+		p.is.Store(&who)
+	}
+	r.srv.cfg.Log.Info("node certificate renewed", "node", who.Name)
 	return &controlv1.RenewResponse{Chain: chain, RenewAt: timestamppb.New(renewAt)}, nil
 }
 
+func checkCSR(csr []byte) error {
+	if len(csr) > maxCSR {
+		return status.Errorf(codes.InvalidArgument, "certificate request of %d bytes, at most %d are allowed", len(csr), maxCSR)
+	}
+	return nil
+}
+
+func leafOf(chain [][]byte) *x509.Certificate {
+	if len(chain) == 0 {
+		return nil
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil
+	}
+	return leaf
+}
+
+func nameIn(chain [][]byte) string {
+	if leaf := leafOf(chain); leaf != nil {
+		return leaf.Subject.CommonName
+	}
+	return ""
+}
+
 // Attend registers the tunnel it comes over, for as long as the call lasts.
-func (r *registryService) Attend(call grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse]) error {
+func (r *registryService) Attend(call attendCall) error {
 	p, err := caller(call.Context())
 	if err != nil {
 		return err
@@ -91,19 +137,17 @@ func (r *registryService) Attend(call grpc.BidiStreamingServer[controlv1.AttendR
 		return err
 	}
 	reg := first.GetRegister()
-	if err := r.mayRegister(p, reg); err != nil {
+	if err := mayRegister(p, reg); err != nil {
 		r.srv.metrics.refused("registration")
-		r.srv.cfg.Log.Warn("registration refused", "node", p.who.Name, "claimed", reg.GetNode(), "from", p.sess.RemoteAddr().String(), "err", err)
+		r.srv.noise.log(call.Context(), slog.LevelWarn, "registration refused", "node", p.who().Name,
+			"claimed", clip(reg.GetNode()), "from", p.sess.RemoteAddr().String(), "err", err)
 		return err
 	}
+	// A tunnel is worth nothing without its registration.
+	defer p.soon()
+	defer p.attends.Store(departed)
 
-	leave := make(chan *controlv1.GoingAway, 1)
-	t := &tunnelTo{sess: p.sess, reg: reg, since: time.Now(), announce: func(g *controlv1.GoingAway) {
-		select {
-		case leave <- g:
-		default:
-		}
-	}}
+	t := newTunnelTo(p.sess, reg)
 	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: &controlv1.Registered{
 		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.cfg.Locate == Locator(r.srv.nodes),
 	}}}); err != nil {
@@ -111,32 +155,29 @@ func (r *registryService) Attend(call grpc.BidiStreamingServer[controlv1.AttendR
 	}
 	r.srv.nodes.add(t)
 	defer r.srv.nodes.remove(t)
-	r.srv.cfg.Log.Info("node registered", "node", reg.GetNode(), "instance", reg.GetInstance(), "version", reg.GetVersion(), "from", p.sess.RemoteAddr().String())
+	r.srv.cfg.Log.Info("node registered", "node", t.node, "instance", t.instance, "version", t.version, "from", p.sess.RemoteAddr().String())
 	if !r.srv.Ready() {
-		t.announce(goingAway("relay is shutting down", r.srv.cfg.DrainTimeout))
+		t.announce(goingAway(errShutdown.Text, r.srv.cfg.DrainTimeout))
 	}
-	return r.attend(call, t, leave)
-}
-
-// attend reads reports and passes goodbyes until either side ends the call.
-func (r *registryService) attend(call grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse], t *tunnelTo, leave <-chan *controlv1.GoingAway) error {
-	reports := make(chan error, 1)
-	go func() { reports <- r.reports(call, t) }() // ends with the call, which ends when this returns
-	for {
+	var talking sync.WaitGroup
+	defer talking.Wait()
+	hearing := make(chan struct{})
+	defer close(hearing)
+	talking.Go(func() {
 		select {
-		case g := <-leave:
-			if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_GoingAway{GoingAway: g}}); err != nil {
-				return err
-			}
-		case err := <-reports:
-			return err
-		case <-t.sess.Done():
-			return status.Error(codes.Unavailable, "tunnel lost")
+		case g := <-t.farewell:
+			_ = call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_GoingAway{GoingAway: g}})
+		case <-hearing:
 		}
-	}
+	})
+	return r.listen(call, p, t)
 }
 
-func (r *registryService) reports(call grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse], t *tunnelTo) error {
+// attendCall is the relay's end of Attend.
+type attendCall = grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse]
+
+// listen takes reports until the agent ends the call, or its tunnel does.
+func (r *registryService) listen(call attendCall, p *peer, t *tunnelTo) error {
 	for {
 		m, err := call.Recv()
 		if errors.Is(err, io.EOF) {
@@ -145,31 +186,43 @@ func (r *registryService) reports(call grpc.BidiStreamingServer[controlv1.Attend
 		if err != nil {
 			return err
 		}
+		if err := p.valid(call.Context()); err != nil {
+			return statusOf(err)
+		}
 		switch {
 		case m.GetPods() != nil:
-			if err := r.srv.nodes.change(t, m.GetPods()); err != nil {
+			rival, err := r.srv.nodes.change(t, m.GetPods())
+			if err != nil {
+				r.srv.metrics.refused("report")
+				r.srv.noise.log(call.Context(), slog.LevelWarn, "report refused", "node", t.node, "err", err)
 				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			if rival != nil {
+				r.srv.noise.log(call.Context(), slog.LevelWarn, "two nodes report one pod",
+					"pod", rival.GetNamespace()+"/"+rival.GetName(), "node", t.node, "other", rival.GetNode())
 			}
 		case m.GetGoingAway() != nil:
 			r.srv.nodes.leaving(t)
-			r.srv.cfg.Log.Info("node is going away", "node", t.reg.GetNode(), "reason", m.GetGoingAway().GetReason())
+			r.srv.cfg.Log.Info("node is going away", "node", t.node, "reason", clip(m.GetGoingAway().GetReason()))
 		}
 	}
 }
 
 // mayRegister holds what an agent claims against what it proved.
-func (r *registryService) mayRegister(p *peer, reg *controlv1.Register) error {
+func mayRegister(p *peer, reg *controlv1.Register) error {
+	who := p.who()
 	switch {
 	case reg == nil:
 		return status.Error(codes.InvalidArgument, "the first message must be a registration")
-	case p.who.Role != RoleNode:
+	case who.Role != RoleNode:
 		return status.Error(codes.PermissionDenied, "a join token buys a certificate and nothing else: connect again with it")
-	case reg.GetNode() != p.who.Name:
-		return status.Errorf(codes.PermissionDenied, "this credential is for node %q", p.who.Name)
-	case reg.GetInstance() == "" || len(reg.GetInstance()) > maxInstance || len(reg.GetVersion()) > maxVersionText || len(reg.GetCapabilities()) > maxCapabilities:
+	case reg.GetNode() != who.Name:
+		return status.Errorf(codes.PermissionDenied, "this credential is for node %q", who.Name)
+	case reg.GetInstance() == "" || len(reg.GetInstance()) > maxWord || len(reg.GetVersion()) > maxWord || len(reg.GetCapabilities()) > maxCapabilities,
+		slices.ContainsFunc(reg.GetCapabilities(), func(c string) bool { return len(c) > maxWord }):
 		return status.Error(codes.InvalidArgument, "registration is out of bounds")
 	}
-	if !p.registered.CompareAndSwap(false, true) {
+	if !p.attends.CompareAndSwap(unregistered, registered) {
 		return status.Error(codes.AlreadyExists, "this tunnel is registered already")
 	}
 	return nil
@@ -179,7 +232,16 @@ func goingAway(reason string, grace time.Duration) *controlv1.GoingAway {
 	return &controlv1.GoingAway{Reason: reason, Grace: durationpb.New(grace)}
 }
 
-// statusOf gives an error of ours the closest code of gRPC and keeps its text.
+// clip cuts what a peer said to the length of a log line.
+func clip(s string) string {
+	if len(s) > maxReason {
+		return strings.ToValidUTF8(s[:maxReason], "")
+	}
+	return s
+}
+
+// statusOf gives an error of ours the closest code of gRPC, and the text that
+// a peer may see.
 func statusOf(err error) error {
 	code := codes.Internal
 	switch stream.CodeOf(err) {
@@ -193,6 +255,12 @@ func statusOf(err error) error {
 		code = codes.InvalidArgument
 	case stream.Overloaded:
 		code = codes.ResourceExhausted
+	case stream.Timeout:
+		code = codes.DeadlineExceeded
 	}
-	return status.Error(code, err.Error())
+	text := textOf(err)
+	if text == "" {
+		text = stream.CodeOf(err).String()
+	}
+	return status.Error(code, text)
 }

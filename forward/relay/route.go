@@ -15,12 +15,18 @@ import (
 func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open *stream.Open) {
 	f := &flow{
 		id:      open.ID,
-		user:    p.who.Name,
+		user:    p.who().Name,
 		from:    p.sess.RemoteAddr().String(),
 		target:  Target{Namespace: open.Namespace, Pod: open.Pod, Port: open.Port},
 		started: time.Now(),
 	}
-	agent, err := s.reach(ctx, p.who, f, open)
+	var agent *tunnel.Stream
+	var node *tunnel.Session
+	err := error(errShutdown)
+	if s.flows.begin() {
+		defer s.flows.end()
+		agent, node, err = s.reach(ctx, p, f, open)
+	}
 	if err != nil {
 		refuse(client, err)
 		s.report(f, verdict{code: stream.CodeOf(err), text: err.Error()})
@@ -28,45 +34,70 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 	}
 	_ = client.SetDeadline(time.Time{})
 	s.flows.add(f)
-	v := s.splice(ctx, client, agent, f)
+	v := s.splice(ctx, f, end{client, p.sess}, end{agent, node})
 	s.flows.remove(f)
 	s.report(f, v)
 }
 
 // reach opens a stream to the pod's node and sends Open on it.
-func (s *Server) reach(ctx context.Context, who Identity, f *flow, open *stream.Open) (*tunnel.Stream, error) {
-	if !s.Ready() {
-		return nil, &stream.Error{Code: stream.GoingAway, Text: "relay is shutting down"}
-	}
+func (s *Server) reach(ctx context.Context, p *peer, f *flow, open *stream.Open) (*tunnel.Stream, *tunnel.Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
 	defer cancel()
-	if s.cfg.Authorize != nil {
-		if err := s.cfg.Authorize.Authorize(ctx, who, f.target); err != nil {
-			return nil, err
-		}
-	}
-	place, err := s.cfg.Locate.Locate(ctx, who, f.target)
+	place, err := s.find(ctx, p, f.target, open.UID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	f.node = place.Node
+	f.node, f.uid = place.Node, place.UID
 	onward := &stream.Open{
 		Kind: stream.KindForward, ID: open.ID, UID: place.UID, Port: open.Port,
-		Namespace: open.Namespace, Pod: open.Pod, User: who.Name,
+		Namespace: open.Namespace, Pod: open.Pod, User: f.user,
 	}
 	for _, t := range s.nodes.tunnels(place.Node) {
 		st, err := openOn(ctx, t.sess, onward)
 		switch {
 		case err == nil:
-			return st, nil
+			return st, t.sess, nil
 		case ctx.Err() != nil:
-			return nil, &stream.Error{Code: stream.Timeout, Text: fmt.Sprintf("node %s takes no stream", place.Node)}
+			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
+				return nil, nil, cause
+			}
+			return nil, nil, &stream.Error{Code: stream.Timeout, Text: fmt.Sprintf("node %s takes no stream", place.Node)}
 		case errors.Is(err, tunnel.ErrTooManyStreams):
-			return nil, &stream.Error{Code: stream.Overloaded, Text: fmt.Sprintf("node %s carries as many streams as it may", place.Node)}
+			return nil, nil, &stream.Error{Code: stream.Overloaded, Text: fmt.Sprintf("node %s carries as many streams as it may", place.Node)}
+		case !errors.Is(err, tunnel.ErrLost):
+			return nil, nil, fmt.Errorf("open stream to node %s: %w", place.Node, err)
 		}
 		// This tunnel was lost; nothing was sent to the pod, another may serve.
 	}
-	return nil, &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", place.Node)}
+	return nil, nil, &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", place.Node)}
+}
+
+// find asks whether the caller is still who it was, whether it may, and where
+// the pod is. uid is that of the pod the caller means, empty for any.
+func (s *Server) find(ctx context.Context, p *peer, t Target, uid string) (Place, error) {
+	if t.Namespace == "" || t.Pod == "" {
+		return Place{}, &stream.Error{Code: stream.Malformed, Text: "namespace or pod is missing"}
+	}
+	if err := p.valid(ctx); err != nil {
+		return Place{}, err
+	}
+	who := p.who()
+	if s.cfg.Authorize != nil {
+		if err := s.cfg.Authorize.Authorize(ctx, who, t); err != nil {
+			return Place{}, err
+		}
+	}
+	place, err := s.cfg.Locate.Locate(ctx, who, t)
+	if err != nil {
+		return Place{}, err
+	}
+	if uid != "" && uid != place.UID {
+		return Place{}, &stream.Error{
+			Code: stream.PodNotFound,
+			Text: fmt.Sprintf("pod %s in namespace %s is another one now", t.Pod, t.Namespace),
+		}
+	}
+	return place, nil
 }
 
 func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunnel.Stream, error) {
@@ -87,10 +118,10 @@ func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunn
 // report writes the one line a stream leaves and counts it.
 func (s *Server) report(f *flow, v verdict) {
 	up, down := f.bytes()
-	s.metrics.stream(v.code, up, down)
+	s.metrics.stream(v.code)
 	s.cfg.Log.Info("stream",
 		"id", f.id.String(), "user", f.user, "from", f.from, "node", f.node,
-		"pod", f.target.Namespace+"/"+f.target.Pod, "port", f.target.Port,
+		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", f.uid, "port", f.target.Port,
 		"bytes_up", up, "bytes_down", down,
 		"code", v.code.String(), "reason", v.text,
 		"duration", time.Since(f.started).Round(time.Microsecond).String())

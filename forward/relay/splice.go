@@ -3,10 +3,8 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
@@ -15,11 +13,11 @@ import (
 )
 
 const (
-	// chunk is how much is copied at once: what one frame and its mux header
-	// fill.
-	chunk = 64 << 10
-	// partingTime bounds what is left of a stream once it can no longer end
-	// well.
+	// chunk is how much is copied at once: with the header of the multiplexer
+	// it fills four TLS records.
+	chunk = 4*(16<<10) - 12
+	// partingTime bounds what is left of a stream that was cut: an end that
+	// takes nothing is not waited for longer.
 	partingTime = 5 * time.Second
 )
 
@@ -27,192 +25,288 @@ const (
 type verdict struct {
 	code stream.Code
 	text string
+
+	by    *leg // whose source aborted, and so need not be told
+	until time.Time
 }
 
-// splice is a stream on its way through the relay: the same bytes on two legs.
+// end is one end of a stream through the relay, and the session it is on.
+type end struct {
+	*tunnel.Stream
+	sess *tunnel.Session
+}
+
+// splice is a stream on its way through the relay: the same bytes on two
+// streams. Each direction has a goroutine that copies it. Both directions
+// finish, or the first thing that goes wrong cuts both: then each end is told
+// why, and ended.
 type splice struct {
-	srv   *Server
-	flow  *flow
-	ctx   context.Context //nolint:containedctx // the life of this one stream
-	up    leg             // client to agent
-	down  leg             // agent to client
-	mu    sync.Mutex
-	first *verdict // of a stream that did not end well
+	srv      *Server
+	flow     *flow
+	up, down leg                     // client to agent, agent to client
+	fate     atomic.Pointer[verdict] // how it ended; set once
+	over     chan struct{}           // closed after fate was set
 }
 
 // leg is one direction.
 type leg struct {
-	src, dst *tunnel.Stream
+	src, dst end
 	seen     *stream.Scanner
-	lost     stream.Code // what it means when src breaks off
-	who      string
-	ended    bool // dst was told how it ended
+	name     string // of the source
+	lost     stream.Code
+	count    interface{ Add(int) }
+
+	open atomic.Bool // dst has its Reply: frames may follow
+	fin  atomic.Bool // FIN was passed on
+
+	mu    sync.Mutex // held while dst is written to
+	torn  bool       // dst stands inside a frame
+	reset bool       // RESET was passed on
+	ended bool       // dst was told that the stream is cut, and ended
 }
 
 // splice copies between client and agent and takes both over. It returns when
 // both directions have ended.
-func (s *Server) splice(ctx context.Context, client, agent *tunnel.Stream, f *flow) verdict {
-	p := &splice{srv: s, flow: f, ctx: ctx}
-	p.up = leg{src: client, dst: agent, seen: &f.up, lost: stream.Canceled, who: "client"}
-	p.down = leg{src: agent, dst: client, seen: &f.down, lost: stream.AgentOffline, who: "node " + f.node}
-	stop := context.AfterFunc(ctx, func() {
-		past := time.Unix(1, 0)
-		_ = client.SetDeadline(past)
-		_ = agent.SetDeadline(past)
-	})
-	defer stop()
-
-	var both sync.WaitGroup
-	both.Go(func() { p.carry(&p.up) })
+func (s *Server) splice(ctx context.Context, f *flow, client, agent end) verdict {
+	p := &splice{srv: s, flow: f, over: make(chan struct{})}
+	p.up = leg{src: client, dst: agent, seen: &f.up, name: "client", lost: stream.Canceled, count: s.metrics.up}
+	p.up.open.Store(true)
+	p.down = leg{src: agent, dst: client, seen: &f.down, name: "node " + f.node, lost: stream.Unreachable, count: s.metrics.down}
+	var all sync.WaitGroup
+	all.Go(func() { p.carry(&p.up, &p.down) })
+	all.Go(func() { p.watch(ctx) })
 	if p.answer() {
-		p.carry(&p.down)
+		p.carry(&p.down, &p.up)
 	}
-	both.Wait()
-	return p.close()
+	all.Wait()
+	v := *p.fate.Load()
+	if v.code != stream.OK {
+		p.tell(&p.up)
+		p.tell(&p.down)
+	}
+	return v
 }
 
-// answer passes the agent's Reply on. It reports whether the pod accepted.
-func (p *splice) answer() bool {
-	agent, client := p.down.src, p.down.dst
-	_ = agent.SetReadDeadline(time.Now().Add(p.srv.cfg.OpenTimeout))
-	reply, err := stream.ReadReply(agent)
-	if err != nil {
-		reply = &stream.Reply{Code: p.down.lost, Text: fmt.Sprintf("%s was lost before it answered", p.down.who)}
-		switch code := stream.CodeOf(err); {
-		case p.ctx.Err() != nil:
-			reply.Code, reply.Text = stream.GoingAway, "relay is shutting down"
-		case code == stream.Timeout || errors.Is(err, os.ErrDeadlineExceeded):
-			reply.Code, reply.Text = stream.Timeout, fmt.Sprintf("%s did not answer in time", p.down.who)
+// carry copies one direction until it has ended. back is the other one.
+func (p *splice) carry(l, back *leg) {
+	for !l.fin.Load() {
+		if err := p.read(l, p.pass); err != nil {
+			p.abort(lostSource(l, err))
+			return
+		}
+		if p.fate.Load() != nil {
+			return
 		}
 	}
-	_ = agent.SetReadDeadline(time.Time{})
-	reply.Version = stream.Version
-	b, err := stream.AppendReply(nil, reply)
-	if err != nil {
-		reply.Code, b = stream.Internal, nil
+	if back.fin.Load() {
+		p.finish()
+		return
 	}
-	if reply.Code == stream.OK {
-		if _, err = client.Write(b); err == nil {
-			return true
-		}
-		p.judge(verdict{stream.Canceled, "client left before the pod answered"})
-		p.down.ended = true
-		return false
-	}
-	p.judge(verdict{reply.Code, reply.Text})
-	_, err = client.WriteLast(b)
-	p.down.ended = err == nil
-	_ = client.Close() // lets the other direction go
-	return false
+	p.linger(l)
 }
 
-// carry copies one direction until it has ended.
-func (p *splice) carry(l *leg) {
+// read waits for bytes from the source and gives them to take. No buffer is
+// held while it waits.
+func (p *splice) read(l *leg, take func(*leg, []byte)) error {
 	var buf *[chunk]byte
 	borrow := func() []byte { buf = p.srv.buffers.Get().(*[chunk]byte); return buf[:] } //nolint:forcetypeassert // ours
 	release := func() { p.srv.buffers.Put(buf); buf = nil }
-	for {
-		n, err := l.src.ReadLazy(borrow, release)
-		if err != nil {
-			p.broken(l, err)
-			return
-		}
-		done, err := p.pass(l, buf[:n])
+	n, err := l.src.ReadLazy(borrow, release)
+	if n > 0 {
+		take(l, buf[:n])
 		release()
-		if err != nil {
-			p.undeliverable(l, err)
+	}
+	return err
+}
+
+// pass hands one chunk on.
+func (p *splice) pass(l *leg, b []byte) {
+	l.mu.Lock()
+	v, cut := p.passLocked(l, b)
+	p.unlock(l)
+	if cut {
+		p.abort(v)
+	}
+}
+
+func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
+	if p.fate.Load() != nil {
+		return v, false // what else comes is dropped
+	}
+	before := l.seen.Payload()
+	err := l.seen.Scan(b)
+	l.count.Add(int(l.seen.Payload() - before))
+	if err != nil {
+		// torn says where dst stands: this chunk does not get there.
+		return verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + textOf(err)}, true
+	}
+	reset := l.seen.Reset()
+	write := l.dst.Write
+	if l.seen.Ended() {
+		write = l.dst.WriteLast
+	}
+	if n, err := write(b); err != nil {
+		l.torn = l.torn || n > 0
+		v = p.lostDestination(l, err)
+	} else {
+		l.torn = l.seen.Partial()
+		l.reset = reset != nil
+		l.fin.Store(l.seen.Ended() && reset == nil)
+	}
+	if reset != nil {
+		return verdict{code: reset.Code, text: reset.Text, by: l}, true
+	}
+	return v, v.code != stream.OK
+}
+
+// linger stays with a source that has finished until the other direction has
+// ended too: it may still abort. That it is lost is for watch to see.
+func (p *splice) linger(l *leg) {
+	for p.fate.Load() == nil {
+		if p.read(l, p.afterFin) != nil {
+			<-p.over
 		}
-		if done || err != nil {
+	}
+}
+
+// watch sees what no read and no write would tell: that an end is gone while
+// nothing is read from it, since it has finished, or since the other end is
+// slow.
+func (p *splice) watch(ctx context.Context) {
+	client, agent := p.up.src, p.down.src
+	clientLost, agentLost := client.sess.Done(), agent.sess.Done()
+	for {
+		select {
+		case <-p.over:
 			return
+		case <-ctx.Done():
+			cause := context.Cause(ctx)
+			p.abort(verdict{code: stream.CodeOf(cause), text: textOf(cause)})
+		case <-client.Gone():
+			p.abort(lostSource(&p.up, forward.ErrReset))
+		case <-agent.Gone():
+			p.abort(lostSource(&p.down, forward.ErrReset))
+		case <-clientLost:
+			clientLost = nil
+			p.unlessFinished(&p.down, lostSource(&p.up, client.sess.Err()))
+		case <-agentLost:
+			agentLost = nil
+			p.unlessFinished(&p.up, lostSource(&p.down, agent.sess.Err()))
 		}
 	}
 }
 
-// pass hands one chunk on and tells whether it ended its direction.
-func (p *splice) pass(l *leg, b []byte) (done bool, err error) {
+// unlessFinished aborts if the destination of a leg was lost before the end of
+// that leg could be passed to it. If it had that, it may well have hung up for
+// good, and what it sent before is still there to be read.
+func (p *splice) unlessFinished(l *leg, v verdict) {
+	l.mu.Lock() // whoever writes to a session that is lost does not do so for long
+	finished := l.fin.Load()
+	p.unlock(l)
+	if !finished {
+		p.abort(v)
+	}
+}
+
+// afterFin judges what comes after FIN. Only RESET may.
+func (p *splice) afterFin(l *leg, b []byte) {
 	if err := l.seen.Scan(b); err != nil {
-		p.judge(verdict{stream.Malformed, fmt.Sprintf("%s broke the protocol: %v", l.who, err)})
-		p.tell(l, stream.Malformed, l.who+" broke the protocol")
-		return true, nil
-	}
-	if !l.seen.Ended() {
-		_, err := l.dst.Write(b)
-		return false, err
-	}
-	if r := l.seen.Reset(); r != nil {
-		p.judge(verdict{r.Code, r.Text})
-	}
-	_, err = l.dst.WriteLast(b)
-	l.ended = err == nil
-	return true, err
-}
-
-// broken deals with a source that stopped without an end mark: the
-// destination is told, so that it cannot take this for the end.
-func (p *splice) broken(l *leg, err error) {
-	code, text := l.lost, fmt.Sprintf("lost the way to the %s", l.who)
-	switch {
-	case p.ctx.Err() != nil:
-		code, text = stream.CodeOf(context.Cause(p.ctx)), "relay is shutting down"
-	case errors.Is(err, forward.ErrReset), errors.Is(err, io.EOF):
-		text = l.who + " broke off"
-	}
-	if p.judge(verdict{code, text}) {
-		p.tell(l, code, text)
+		p.abort(verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + textOf(err)})
+	} else if r := l.seen.Reset(); r != nil {
+		p.abort(verdict{code: r.Code, text: r.Text, by: l})
 	}
 }
 
-// tell ends a direction with a RESET frame if there is room for one between
-// two frames. If not, close resets the whole stream.
-func (p *splice) tell(l *leg, code stream.Code, text string) {
-	if l.seen.Partial() || l.seen.Ended() {
-		return
+// lostSource says what it means that the source broke off without an end mark.
+func lostSource(l *leg, err error) verdict {
+	when := ""
+	code := l.lost
+	if !l.open.Load() {
+		when = " before it answered"
+		code = stream.AgentOffline
 	}
-	_ = l.dst.SetWriteDeadline(time.Now().Add(partingTime))
-	_, err := l.dst.WriteLast(stream.AppendReset(nil, code, text))
-	l.ended = err == nil
+	if errors.Is(err, tunnel.ErrLost) {
+		return verdict{code: code, text: "lost the way to the " + l.name + when}
+	}
+	return verdict{code: stream.Canceled, text: l.name + " broke off" + when}
 }
 
-// undeliverable deals with a destination that takes nothing any more. Its own
-// direction says why, if it has not ended yet; if it has, nobody else will.
-func (p *splice) undeliverable(l *leg, err error) {
-	code, text := stream.Canceled, "client broke off"
+// lostDestination is lostSource for the end that takes nothing any more.
+func (p *splice) lostDestination(l *leg, err error) verdict {
 	if l == &p.up {
-		code, text = stream.AgentOffline, "lost the way to the node"
-		if errors.Is(err, forward.ErrReset) {
-			text = "node broke off"
-		}
+		return lostSource(&p.down, err)
 	}
-	p.judge(verdict{code, text})
+	return lostSource(&p.up, err)
 }
 
-// judge keeps the first verdict on a stream that does not end well, and gives
-// the rest of it a bounded time. It tells whether this was the first.
-func (p *splice) judge(v verdict) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.first != nil {
+// settle sets the fate of the stream. It is false if that was set before.
+func (p *splice) settle(v verdict) bool {
+	v.until = time.Now().Add(partingTime)
+	if !p.fate.CompareAndSwap(nil, &v) {
 		return false
 	}
-	p.first = &v
-	soon := time.Now().Add(partingTime)
-	_ = p.up.src.SetDeadline(soon)
-	_ = p.up.dst.SetDeadline(soon)
+	close(p.over)
 	return true
 }
 
-// close releases both streams. One whose peer was not told how it ended is
-// reset.
-func (p *splice) close() verdict {
-	for _, l := range []*leg{&p.up, &p.down} {
-		if l.ended {
-			_ = l.dst.Close()
-		} else {
-			_ = l.dst.Reset()
-		}
+// finish ends a stream whose directions have both finished.
+func (p *splice) finish() {
+	if p.settle(verdict{code: stream.OK}) {
+		_ = p.up.src.Close() // lets linger go
+		_ = p.up.dst.Close()
 	}
-	if p.first != nil {
-		return *p.first
+}
+
+// abort cuts both directions, unless the stream has ended before.
+func (p *splice) abort(v verdict) {
+	if p.settle(v) {
+		p.tell(&p.up)
+		p.tell(&p.down)
 	}
-	return verdict{code: stream.OK}
+}
+
+// unlock lets dst of a leg go, and does what abort could not do meanwhile.
+func (p *splice) unlock(l *leg) {
+	l.mu.Unlock()
+	if v := p.fate.Load(); v != nil && v.code != stream.OK {
+		p.tell(l)
+	}
+}
+
+// tell ends the destination of a leg of a stream that was cut. If somebody
+// writes to it, that one does it when it lets go, and gets until then.
+func (p *splice) tell(l *leg) {
+	v := p.fate.Load()
+	if !l.mu.TryLock() {
+		_ = l.dst.SetWriteDeadline(v.until)
+		return
+	}
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	l.ended = true
+	told := l.reset || v.by != nil && v.by.src.Stream == l.dst.Stream
+	if !told && !l.torn && !l.fin.Load() {
+		_ = l.dst.SetWriteDeadline(v.until)
+		_, err := l.dst.WriteLast(farewell(l, v))
+		told = err == nil
+	}
+	if told {
+		_ = l.dst.Close() // what it still sends is discarded for a while
+		return
+	}
+	_ = l.dst.Reset() // between no two frames, or after FIN: only this is left
+}
+
+// farewell is what tells an end why the stream was cut.
+func farewell(l *leg, v *verdict) []byte {
+	if l.open.Load() {
+		return stream.AppendReset(nil, v.code, v.text)
+	}
+	b, err := stream.AppendReply(nil, &stream.Reply{Version: stream.Version, Code: v.code, Text: v.text})
+	if err != nil {
+		b = nil // cannot be: it is no yes
+	}
+	return b
 }

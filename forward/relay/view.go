@@ -25,30 +25,16 @@ func (v *viewService) About(ctx context.Context, _ *controlv1.AboutRequest) (*co
 	}
 	return &controlv1.AboutResponse{
 		RelayId: v.srv.id, Version: v.srv.cfg.Version, ProtocolVersion: stream.Version,
-		Started: timestamppb.New(v.srv.started), User: p.who.Name,
+		Started: timestamppb.New(v.srv.started), User: p.who().Name,
 	}, nil
 }
 
 // ListNodes returns the nodes with a tunnel.
-func (v *viewService) ListNodes(context.Context, *controlv1.ListNodesRequest) (*controlv1.ListNodesResponse, error) {
-	ns := v.srv.nodes
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	out := make([]*controlv1.NodeInfo, 0, len(ns.all))
-	for _, n := range ns.all {
-		newest := n.tunnels[0]
-		info := &controlv1.NodeInfo{
-			Name:         n.name,
-			Version:      newest.reg.GetVersion(),
-			Tunnels:      uint32(len(n.tunnels)),
-			Connected:    timestamppb.New(newest.since),
-			RemoteAddr:   newest.sess.RemoteAddr().String(),
-			GoingAway:    newest.leaving,
-			Pods:         uint32(len(newest.pods)),
-			Capabilities: newest.reg.GetCapabilities(),
-		}
-		out = append(out, info)
+func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesRequest) (*controlv1.ListNodesResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
 	}
+	out := v.srv.nodes.list()
 	running := make(map[string]uint32)
 	for _, f := range v.srv.flows.list() {
 		running[f.node]++
@@ -61,12 +47,18 @@ func (v *viewService) ListNodes(context.Context, *controlv1.ListNodesRequest) (*
 }
 
 // ListPods returns what the agents reported.
-func (v *viewService) ListPods(_ context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
+func (v *viewService) ListPods(ctx context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
 	return &controlv1.ListPodsResponse{Pods: v.srv.nodes.listPods(req.GetNamespace())}, nil
 }
 
 // ListStreams returns the streams that run now, oldest first.
-func (v *viewService) ListStreams(context.Context, *controlv1.ListStreamsRequest) (*controlv1.ListStreamsResponse, error) {
+func (v *viewService) ListStreams(ctx context.Context, _ *controlv1.ListStreamsRequest) (*controlv1.ListStreamsResponse, error) {
+	if _, err := caller(ctx); err != nil {
+		return nil, err
+	}
 	flows := v.srv.flows.list()
 	slices.SortFunc(flows, func(a, b *flow) int { return a.started.Compare(b.started) })
 	out := make([]*controlv1.StreamInfo, 0, len(flows))

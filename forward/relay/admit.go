@@ -1,0 +1,98 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// admit does what must be done before a peer may cost anything: TLS, the
+// credential, and the answer to it. A session has been counted when it returns
+// without an error.
+func (s *Server) admit(ctx context.Context, v *visitor) (Identity, *tunnel.Carrier, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
+	defer cancel()
+	carrier, err := tunnel.HandshakeServer(ctx, v.conn, s.cfg.TLS)
+	if err != nil {
+		return Identity{}, nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	_ = carrier.SetDeadline(deadline)
+	who, err := s.identify(ctx, v, carrier)
+	if err == nil {
+		err = s.makeRoom(who.Role)
+	}
+	reply := stream.Reply{Version: stream.Version}
+	if err != nil {
+		reply.Code, reply.Text = stream.CodeOf(err), textOf(err)
+		_ = stream.WriteReply(carrier, &reply)
+		_ = carrier.Close()
+		return who, nil, err
+	}
+	if err := stream.WriteReply(carrier, &reply); err != nil {
+		s.sessions.Add(-1)
+		_ = carrier.Close()
+		return who, nil, err
+	}
+	_ = carrier.SetDeadline(time.Time{})
+	return who, carrier, nil
+}
+
+func (s *Server) identify(ctx context.Context, v *visitor, carrier *tunnel.Carrier) (Identity, error) {
+	state := carrier.State()
+	if p := state.NegotiatedProtocol; p != stream.ALPNAgent && p != stream.ALPNClient {
+		return Identity{}, fmt.Errorf("peer asked for protocol %q", p)
+	}
+	hello, err := stream.ReadHello(carrier)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !s.door.heard(v) {
+		return Identity{}, net.ErrClosed
+	}
+	if !s.Ready() {
+		return Identity{}, errShutdown
+	}
+	return s.cfg.Auth.Authenticate(ctx, state, hello)
+}
+
+// makeRoom counts a session in, or refuses one too many. Clients leave a
+// quarter to agents: without those nobody is served.
+func (s *Server) makeRoom(r Role) error {
+	limit := int64(s.cfg.MaxSessions)
+	if r != RoleNode {
+		limit -= limit / 4
+	}
+	if s.sessions.Add(1) > limit {
+		s.sessions.Add(-1)
+		return &stream.Error{Code: stream.Overloaded, Text: "the relay has as many sessions as it may; try again later"}
+	}
+	return nil
+}
+
+// turnedAway counts and logs a connection that was not admitted. Anybody can
+// cause that, so the lines are few whatever the number of connections.
+func (s *Server) turnedAway(ctx context.Context, v *visitor, pushed bool, err error) {
+	from := v.conn.RemoteAddr().String()
+	switch {
+	case pushed:
+		s.metrics.refused("crowded-out")
+		s.noise.log(ctx, slog.LevelWarn, "connection pushed out: too many are not authenticated yet", "from", from)
+	case errors.As(err, new(*stream.Error)):
+		s.metrics.refused(stream.CodeOf(err).String())
+		s.noise.log(ctx, slog.LevelWarn, "connection refused", "from", from, "err", err)
+	default: // a port scan or a load balancer's probe
+		reason := "handshake"
+		if stream.CodeOf(err) == stream.Timeout {
+			reason = "timeout"
+		}
+		s.metrics.refused(reason)
+		s.cfg.Log.Log(ctx, slog.LevelDebug, "connection refused", "from", from, "err", err)
+	}
+}

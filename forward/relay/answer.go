@@ -1,0 +1,57 @@
+package relay
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// answer passes the agent's Reply on. It reports whether the pod accepted; if
+// not, the stream has been cut, and the client gets its Reply from that.
+func (p *splice) answer() bool {
+	agent := p.down.src
+	_ = agent.SetReadDeadline(time.Now().Add(p.srv.cfg.OpenTimeout))
+	reply, err := stream.ReadReply(agent)
+	_ = agent.SetReadDeadline(time.Time{})
+	switch {
+	case err != nil:
+		p.abort(p.noAnswer(err))
+	case reply.Code != stream.OK:
+		p.abort(verdict{code: reply.Code, text: reply.Text, by: &p.down})
+	default:
+		p.accept(reply)
+	}
+	return p.fate.Load() == nil
+}
+
+// accept passes a yes on.
+func (p *splice) accept(reply *stream.Reply) {
+	l := &p.down
+	reply.Version = stream.Version
+	b, err := stream.AppendReply(nil, reply)
+	l.mu.Lock()
+	if p.fate.Load() == nil && err == nil {
+		var n int
+		n, err = l.dst.Write(b)
+		l.open.Store(err == nil)
+		l.torn = err != nil && n > 0
+	}
+	p.unlock(l)
+	if err != nil {
+		p.abort(p.lostDestination(l, err))
+	}
+}
+
+// noAnswer says what it means that no Reply could be read.
+func (p *splice) noAnswer(err error) verdict {
+	name := p.down.name
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return verdict{code: stream.Timeout, text: name + " did not answer in time"}
+	case errors.As(err, new(*stream.Error)):
+		return verdict{code: stream.CodeOf(err), text: name + " broke the protocol: " + textOf(err)}
+	}
+	return lostSource(&p.down, err)
+}

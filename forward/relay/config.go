@@ -1,0 +1,84 @@
+package relay
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel"
+)
+
+// Config is what a Server needs. TLS and Auth must be set.
+type Config struct {
+	// TLS is the server's side of the handshake. It must offer
+	// stream.ALPNAgent and stream.ALPNClient and nothing else.
+	TLS *tls.Config
+
+	// Auth says who a peer is.
+	Auth Authenticator
+
+	// Issuer makes node certificates. nil: agents cannot join here.
+	Issuer Issuer
+
+	// Locate finds pods. nil: from what the agents report.
+	Locate Locator
+
+	// Authorize decides on each stream. nil: every user may reach every pod
+	// the agents let him.
+	Authorize Authorizer
+
+	// Version is shown to peers.
+	Version string
+
+	// Log gets one line for each stream and each session that ends. nil: none.
+	Log *slog.Logger
+
+	// Tunnel sets the limits of each session.
+	Tunnel tunnel.Config
+
+	// MaxHandshakes bounds the connections not yet authenticated. One more
+	// pushes out the one that has said nothing for longest. 0 means 512.
+	MaxHandshakes int
+
+	// MaxSessions bounds the sessions of agents and clients. A quarter of it is
+	// for agents alone. 0 means 20,000.
+	MaxSessions int
+
+	// MaxPodsPerNode bounds what one agent may report. 0 means 4,096.
+	MaxPodsPerNode int
+
+	// HandshakeTimeout bounds TLS and the credential. 0 means 10 s.
+	HandshakeTimeout time.Duration
+
+	// OpenTimeout bounds each step of opening a stream: reading Open, asking
+	// who may, reaching the node, its answer. 0 means 15 s.
+	OpenTimeout time.Duration
+
+	// RevalidateEvery is how often a Revalidator is asked about each session
+	// that lives on. 0 means 30 s.
+	RevalidateEvery time.Duration
+
+	// DrainTimeout is how long running streams may go on after the end of
+	// Serve's context. 0 means 30 s.
+	DrainTimeout time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.MaxHandshakes, 512)
+	setDefault(&c.MaxSessions, 20000)
+	setDefault(&c.MaxPodsPerNode, 4096)
+	setDefault(&c.HandshakeTimeout, 10*time.Second)
+	setDefault(&c.OpenTimeout, 15*time.Second)
+	setDefault(&c.RevalidateEvery, 30*time.Second)
+	setDefault(&c.DrainTimeout, 30*time.Second)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault[T int | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
