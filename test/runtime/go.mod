@@ -1,3 +1,6 @@
+// This module builds the container runtime of the tests: containerd, its shim, ctr
+// and runc. It is one of its own so that what they require stays out of the
+// product. "make runtime" builds them into .cache/bin.
 module github.com/culvert-k8s/culvert/test/runtime
 
 go 1.26.8
