@@ -20,7 +20,8 @@ type parting struct {
 // watch keeps an eye on the peer until the session ends. Nothing in it may
 // wait for the connection.
 func (s *Session) watch() {
-	live := liveness{cfg: s.cfg, car: s.car, in: s.in, out: s.out, ticked: time.Now()}
+	now := time.Now()
+	live := liveness{cfg: s.cfg, car: s.car, in: s.in, out: s.out, ticked: now, saidAt: now}
 	tick := min(s.cfg.PingAfter, s.cfg.DeadAfter) / 5
 	beat := time.NewTimer(tick)
 	defer beat.Stop()

@@ -25,17 +25,27 @@ func (d *Dialer) reach(ctx context.Context, relay string) (net.Conn, error) {
 	}
 	var nd net.Dialer
 	if proxy == nil {
-		return nd.DialContext(ctx, "tcp", relay)
+		conn, err := nd.DialContext(ctx, "tcp", relay)
+		return conn, because(ctx, err)
 	}
 	conn, err := dialProxy(ctx, &nd, proxy)
 	if err != nil {
-		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), err)
+		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), because(ctx, err))
 	}
 	if err := within(ctx, conn, func() error { return askProxy(conn, proxy, relay) }); err != nil {
 		conn.Close() //nolint:errcheck // the refusal is what matters
 		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), err)
 	}
 	return conn, nil
+}
+
+// because adds to err why ctx has ended, if it has: the net package knows only
+// that it did.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 func (d *Dialer) proxyFor(relay string) (*url.URL, error) {
