@@ -8,7 +8,7 @@ COMMANDS := culvert culvert-relay culvert-agent
 
 CACHE    := $(CURDIR)/.cache
 TOOLS    := $(CACHE)/tools
-RUNTIME  := $(CACHE)/runtime
+RUNTIME  := $(CACHE)/bin
 AS_ROOT  := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
@@ -99,7 +99,7 @@ vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach
 	$(TOOLS)/govulncheck ./...
 
 .PHONY: runtime
-runtime: ## containerd and runc for the tests with real pods, into .cache/runtime/
+runtime: ## containerd and runc for the tests with real pods, into .cache/bin/
 	$(GO) build -C test/runtime -trimpath -tags seccomp -o $(RUNTIME)/ tool
 
 .PHONY: demo
