@@ -58,8 +58,10 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Ready tells whether at least one relay can send streams here and the pods are
-// known.
-func (a *Agent) Ready() bool { return a.tunnels.Load() > 0 && a.cfg.Pods.Ready() == nil }
+// known. It is false once the agent leaves.
+func (a *Agent) Ready() bool {
+	return a.tunnels.Load() > 0 && a.cfg.Pods.Ready() == nil && !a.isLeaving()
+}
 
 // Run keeps tunnels to all relays until ctx ends. Then it says that it goes
 // away, refuses new streams, lets running ones finish within the drain timeout,

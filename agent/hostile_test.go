@@ -68,7 +68,7 @@ func TestBadOpen(t *testing.T) {
 			}
 		})
 	}
-	if n := len(a.log.lines("stream without a request")); n != 7 {
+	if n := len(a.log.wait(t, "stream without a request", 7)); n != 7 {
 		t.Errorf("%d lines", n)
 	}
 	if n := a.running.Load(); n != 0 {

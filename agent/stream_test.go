@@ -151,6 +151,21 @@ func TestEnds(t *testing.T) {
 			nil, true, "tunnel-lost", "tunnel",
 		},
 		{
+			"the client finishes and the tunnel is lost", func(t *testing.T, j *joined) {
+				j.client.CloseWrite()
+				if n, err := j.pod.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("pod reads %d, %v", n, err)
+				}
+				j.link.stop()
+				j.link.sess.Close()
+				eventually(t, "the pod is told", func() bool {
+					_, err := j.pod.Write([]byte("x"))
+					return err != nil
+				})
+			},
+			nil, false, "tunnel-lost", "tunnel",
+		},
+		{
 			"the registration ends", func(_ *testing.T, j *joined) { j.link.leave <- nil },
 			&stream.Error{Code: stream.Unreachable, Text: "the agent lost its tunnel"}, true, "tunnel-lost", "registration ended by the test",
 		},

@@ -182,6 +182,9 @@ func TestDrain(t *testing.T) {
 	j := joinStream(t, Config{DrainTimeout: time.Hour})
 	j.stop()
 	j.relay.await(t, "it heard the goodbye", func() bool { return j.link.bye != nil })
+	if j.Ready() {
+		t.Error("ready while leaving")
+	}
 	if g := j.link.bye; g.GetReason() == "" || g.GetGrace().AsDuration() != time.Hour {
 		t.Errorf("goodbye: %v", g)
 	}

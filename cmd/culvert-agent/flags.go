@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent"
@@ -54,7 +56,7 @@ func (f *agentFlags) register(fl *flag.FlagSet, nodeName string) {
 	fl.StringVar(&f.denyPorts, "deny-ports", "", "ports that may not be reached, as 22,10250")
 	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the node's localhost")
 	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; empty for none")
-	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
+	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM; 0 ends them at once")
 	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -66,7 +68,17 @@ func (f *agentFlags) check() error {
 		if err != nil {
 			return fmt.Errorf("find the name of this node: %w; give --node", err)
 		}
-		f.node = name
+		f.node = strings.ToLower(name) // as the kubelet does
+	}
+	for _, relay := range f.relays {
+		if host, port, err := net.SplitHostPort(relay); err != nil || host == "" || port == "" {
+			return fmt.Errorf("--relay %q is not host:port", relay)
+		}
+	}
+	if f.relayPin != "" {
+		if _, err := identity.ParsePin(f.relayPin); err != nil {
+			return fmt.Errorf("--relay-ca-pin: %w", err)
+		}
 	}
 	switch {
 	case len(f.relays) == 0:
@@ -75,6 +87,12 @@ func (f *agentFlags) check() error {
 		return errors.New("give either --relay-ca or --relay-ca-pin, so that the relay can be told from an impostor")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return errors.New("--tls-cert and --tls-key belong together")
+	case f.tlsCert != "" && f.joinToken != "":
+		return errors.New("--join-token-file has no use beside --tls-cert")
+	case f.drain < 0:
+		return fmt.Errorf("--drain-timeout %v is negative", f.drain)
+	case f.maxDials < 1:
+		return fmt.Errorf("--max-dials %d is not a positive number", f.maxDials)
 	case f.source != "" && f.source != "containerd" && f.source != "named":
 		return fmt.Errorf("source %q is none of containerd, named", f.source)
 	}

@@ -71,7 +71,7 @@ func serve(args []string, stderr io.Writer) error {
 		Version:      boot.Version(version),
 		Proxy:        proxyFromEnvironment,
 		Log:          log,
-		DrainTimeout: f.drain,
+		DrainTimeout: max(f.drain, 1), // 0 would mean the default
 	})
 	if err != nil {
 		return err

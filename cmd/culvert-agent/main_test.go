@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+)
+
+const pin = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+// parse reads flags as serve does.
+func parse(args ...string) (*agentFlags, error) {
+	f := &agentFlags{}
+	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
+	fl.SetOutput(io.Discard)
+	f.register(fl, "from-env")
+	if err := fl.Parse(args); err != nil {
+		return nil, err
+	}
+	return f, f.check()
+}
+
+func TestFlags(t *testing.T) {
+	good := []string{"--relay", "a:1,b:2", "--relay", "[::1]:3", "--relay-ca-pin", pin}
+	f, err := parse(good...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"a:1", "b:2", "[::1]:3"}; !reflect.DeepEqual([]string(f.relays), want) || f.node != "from-env" {
+		t.Errorf("relays %q, node %q", f.relays, f.node)
+	}
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "no relay"},
+		{[]string{"--relay", "a"}, "not host:port"},
+		{[]string{"--relay", ":1"}, "not host:port"},
+		{[]string{"--relay", "a:"}, "not host:port"},
+		{[]string{"--relay", "a:1"}, "either --relay-ca or --relay-ca-pin"},
+		{append(good, "--relay-ca", "file"), "either --relay-ca or --relay-ca-pin"},
+		{[]string{"--relay", "a:1", "--relay-ca-pin", "sha256:12"}, "--relay-ca-pin"},
+		{append(good, "--tls-cert", "file"), "belong together"},
+		{append(good, "--tls-cert", "c", "--tls-key", "k", "--join-token-file", "t"), "no use"},
+		{append(good, "--source", "docker"), "docker"},
+		{append(good, "--node", "Node_1"), "Node_1"},
+		{append(good, "--drain-timeout", "-1s"), "negative"},
+		{append(good, "--max-dials", "0"), "--max-dials"},
+	} {
+		if _, err := parse(tt.args...); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: %v, want %s", tt.args, err, tt.want)
+		}
+	}
+}
+
+func TestPolicyFlags(t *testing.T) {
+	f := &agentFlags{allowPorts: "80,8000-8100", denyPorts: "22", allowNS: []string{"a"}, denyNS: []string{"b"}, allowHost: true}
+	got, err := f.policy()
+	want := agent.Policy{
+		AllowNamespaces: []string{"a"}, DenyNamespaces: []string{"b"}, AllowHostNetwork: true,
+		AllowPorts: []agent.PortRange{{From: 80, To: 80}, {From: 8000, To: 8100}}, DenyPorts: []agent.PortRange{{From: 22, To: 22}},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for flag, f := range map[string]*agentFlags{"--allow-ports": {allowPorts: ","}, "--deny-ports": {denyPorts: "x"}} {
+		if _, err := f.policy(); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+}
+
+func TestIdentityFlags(t *testing.T) {
+	if id, ok := (&agentFlags{tlsCert: "c", tlsKey: "k"}).identity(nil).(*agent.Certificate); !ok || id.CertFile != "c" || id.KeyFile != "k" {
+		t.Errorf("own certificate: %#v", id)
+	}
+	if id, ok := (&agentFlags{node: "n"}).identity(nil).(*agent.Joined); !ok || id.Node != "n" || id.Token != nil {
+		t.Errorf("joined, without a token: %#v", id)
+	}
+	if id, ok := (&agentFlags{joinToken: "t"}).identity(nil).(*agent.Joined); !ok || id.Token == nil {
+		t.Errorf("joined: %#v", id)
+	}
+}
+
+// TestSource takes containerd if its socket is there, unless told otherwise.
+func TestSource(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "containerd.sock")
+	log := slog.New(slog.DiscardHandler)
+	kind := func(source string) reflect.Type {
+		return reflect.TypeOf((&agentFlags{source: source, socket: socket}).pods(log))
+	}
+	containerd, named := reflect.TypeFor[*sandbox.Containerd](), reflect.TypeFor[*sandbox.Named]()
+	if got := kind(""); got != named {
+		t.Errorf("without a socket: %v", got)
+	}
+	if got := kind("containerd"); got != containerd {
+		t.Errorf("told containerd: %v", got)
+	}
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := kind(""); got != containerd {
+		t.Errorf("with a socket: %v", got)
+	}
+	if got := kind("named"); got != named {
+		t.Errorf("told named: %v", got)
+	}
+}
+
+func TestRun(t *testing.T) {
+	for _, tt := range []struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{[]string{"version"}, 0, "culvert-agent ", ""},
+		{[]string{"--help"}, 0, "", "-relay-ca-pin"},
+		{[]string{"--no-such-flag"}, 1, "", "no-such-flag"},
+		{[]string{"surprise"}, 1, "", "unexpected argument"},
+		{[]string{"--relay", "a:1", "--relay-ca-pin", pin, "--log-level", "loud"}, 1, "", "loud"},
+		{[]string{"--relay", "a:1", "--relay-ca-pin", pin, "--allow-ports", "x"}, 1, "", "--allow-ports"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(tt.args, &stdout, &stderr)
+		if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("%q: %d\n%s\n%s", tt.args, code, &stdout, &stderr)
+		}
+	}
+}
