@@ -1,0 +1,6 @@
+//go:build linux && race
+
+package script
+
+// raceDetector tells whether this test and the programs have it.
+const raceDetector = true
