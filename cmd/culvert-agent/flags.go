@@ -96,11 +96,6 @@ func (f *agentFlags) check() error {
 	case f.source != "" && f.source != "containerd" && f.source != "named":
 		return fmt.Errorf("source %q is none of containerd, named", f.source)
 	}
-	if f.relayPin != "" {
-		if _, err := identity.ParsePin(f.relayPin); err != nil {
-			return fmt.Errorf("--relay-ca-pin: %w", err)
-		}
-	}
 	return identity.CheckNodeName(f.node)
 }
 
