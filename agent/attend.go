@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// renewCheck is how often the credential is looked at while a tunnel stays
-	// up, at most. It is short because the clock may be set meanwhile.
+	// renewCheck is how often it is looked whether the credential of a tunnel is
+	// due, at most.
 	renewCheck = time.Hour
 	// maxSaid bounds, in bytes, what a relay says of itself for the log.
 	maxSaid = 256
@@ -37,6 +37,7 @@ type uplink struct {
 	relay     string
 	sess      *tunnel.Session
 	control   *grpc.ClientConn
+	renewAt   time.Time     // when what it shows is due; zero: never; of the renewing goroutine
 	questions atomic.Int32  // open streams on which the relay asks
 	replaced  chan struct{} // closed when the relay said that it goes away
 	once      sync.Once
@@ -185,16 +186,26 @@ func (u *uplink) report(ctx context.Context, call attendance, wantPods bool, hea
 	}
 }
 
-// renew lets the identity renew what it shows this relay, however long the
-// tunnel lasts. The tunnel goes on with what it was made with.
+// renew renews what this tunnel shows the relay when that is due, however long
+// the tunnel lasts. It looks from time to time, because the clock may be set.
 func (u *uplink) renew(ctx context.Context) {
 	a := u.agent
 	said := complaint{log: a.cfg.Log}
-	for sleep(ctx, upperHalf(renewCheck)) {
+	registry := controlv1.NewRegistryClient(u.control)
+	for ok := !u.renewAt.IsZero(); ok; ok = sleep(ctx, upperHalf(renewCheck)) {
+		if time.Now().Before(u.renewAt) {
+			continue
+		}
 		limited, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
-		_, err := a.cfg.Identity.For(limited, u.relay, a.dialer)
+		next, err := a.cfg.Identity.Renew(limited, u.relay, registry)
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil && next.IsZero():
+			return
+		case err == nil:
+			u.renewAt = next
+			a.cfg.Log.Info("credential renewed", "relay", u.relay, "renew_at", next)
+		case ctx.Err() == nil:
 			said.warn("credential not renewed", u.relay, err)
 		}
 	}

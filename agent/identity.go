@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -17,16 +19,20 @@ type Credential struct {
 	TLS *tls.Config
 	// Hello returns a credential sent after TLS. nil: the certificate is it.
 	Hello func() (*stream.Hello, error)
+	// RenewAt is when Identity.Renew should be called. Zero: never.
+	RenewAt time.Time
 }
 
 // Identity is how an agent proves its name. It may be used for several relays at
 // once.
 type Identity interface {
-	// For returns the credential for a relay. It may get or renew it first, at
-	// the relay itself, over connections that dial makes; ctx bounds that. It is
-	// called before each attempt at a relay, and about once an hour while a tunnel
-	// to it stays up.
+	// For returns the credential for a relay. It may get it first, at the relay
+	// itself, over connections that dial makes; ctx bounds that.
 	For(ctx context.Context, relay string, dial func(Credential) *connect.Dialer) (Credential, error)
+	// Renew renews what a tunnel shows to a relay, asking over that same tunnel,
+	// and returns the next RenewAt: a relay that takes it keeps the tunnel beyond
+	// the end of the old credential. ctx bounds it.
+	Renew(ctx context.Context, relay string, registry controlv1.RegistryClient) (time.Time, error)
 	// Refused hears that the relay did not take the credential.
 	Refused(relay string)
 }
@@ -51,6 +57,12 @@ var _ Identity = (*Certificate)(nil)
 func (c *Certificate) For(_ context.Context, relay string, _ func(Credential) *connect.Dialer) (Credential, error) {
 	tc, err := clientTLS(relay, c.Trust, identity.ClientConfig{CertFile: c.CertFile, KeyFile: c.KeyFile, Report: c.Report})
 	return Credential{TLS: tc}, err
+}
+
+// Renew is never called: whoever made the certificate makes the next one, and the
+// next tunnel shows it.
+func (c *Certificate) Renew(context.Context, string, controlv1.RegistryClient) (time.Time, error) {
+	return time.Time{}, nil
 }
 
 // Refused does nothing: whoever made the certificate has to act.

@@ -17,10 +17,6 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// renewTime bounds an attempt to renew a certificate that still serves, so that
-// time is left to dial with it.
-const renewTime = 3 * time.Second
-
 // Joined is the Identity of an agent that gets its certificate from the relay
 // with a join token, and renews it there. Node, Store and Trust must be set. It
 // must not be copied.
@@ -35,7 +31,7 @@ type Joined struct {
 	// Token returns the join token. It is asked each time one is needed, so that
 	// a file may come late. nil: there is none.
 	Token  func() (string, error)
-	Report func(error) // hears of what failed without being needed yet; may be nil
+	Report func(error) // hears of files that became unreadable; may be nil
 
 	mu    sync.Mutex
 	kept  map[*identity.AgentIdentity]*keeping
@@ -50,37 +46,63 @@ type keeping struct {
 	refused atomic.Bool   // a relay did not take the certificate
 }
 
-// For returns the certificate for a relay, after joining or renewing if need be.
+func (k *keeping) enter(ctx context.Context) error {
+	select {
+	case k.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the certificate asked for at another relay: %w", context.Cause(ctx))
+	}
+}
+
+func (k *keeping) leave() { <-k.turn }
+
+// For returns the certificate for a relay, after joining if need be. One that is
+// due serves: it is renewed over the tunnel that it makes.
 func (j *Joined) For(ctx context.Context, relay string, dial func(Credential) *connect.Dialer) (Credential, error) {
 	id, k, err := j.open(relay)
 	if err != nil {
 		return Credential{}, err
 	}
-	select {
-	case k.turn <- struct{}{}:
-		defer func() { <-k.turn }()
-	case <-ctx.Done():
-		return Credential{}, fmt.Errorf("wait for the certificate asked for at another relay: %w", context.Cause(ctx))
+	if err := k.enter(ctx); err != nil {
+		return Credential{}, err
 	}
+	defer k.leave()
 	tc, err := clientTLS(relay, j.Trust, identity.ClientConfig{Certificate: id.Certificate, Report: j.Report})
 	if err != nil {
 		return Credential{}, err
 	}
-	cred := Credential{TLS: tc}
 	refused := k.refused.Swap(false)
-	switch s := id.Status(); {
-	case s == identity.CertNone, s == identity.CertExpired, refused:
+	if s := id.Status(); s == identity.CertNone || s == identity.CertExpired || refused {
 		if err := j.join(ctx, relay, id, dial); err != nil {
 			return Credential{}, err
 		}
-	case s == identity.CertDue:
-		// What it has still serves: a relay that does not renew must not cost
-		// the tunnel.
-		if err := j.renew(ctx, relay, id, dial(cred)); err != nil && j.Report != nil {
-			j.Report(err)
-		}
 	}
-	return cred, nil
+	return Credential{TLS: tc, RenewAt: id.RenewAt()}, nil
+}
+
+// Renew replaces the certificate. The key stays.
+func (j *Joined) Renew(ctx context.Context, relay string, registry controlv1.RegistryClient) (time.Time, error) {
+	id, k, err := j.open(relay)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if err := k.enter(ctx); err != nil {
+		return time.Time{}, err
+	}
+	defer k.leave()
+	csr, err := id.CSR()
+	if err != nil {
+		return time.Time{}, err
+	}
+	answer, err := registry.Renew(ctx, &controlv1.RenewRequest{Csr: csr})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("renew the certificate of node %q: %w", id.Node(), err)
+	}
+	if err := id.Save(answer.GetChain()); err != nil {
+		return time.Time{}, err
+	}
+	return id.RenewAt(), nil
 }
 
 // Refused makes the next attempt join anew, if there is a token for it.
@@ -144,11 +166,7 @@ func (j *Joined) join(ctx context.Context, relay string, id *identity.AgentIdent
 		return err
 	}
 	d := dial(Credential{TLS: tc, Hello: func() (*stream.Hello, error) { return hello, nil }})
-	err = ask(ctx, relay, d, id, func(r controlv1.RegistryClient, csr []byte) ([][]byte, error) {
-		answer, err := r.Join(ctx, &controlv1.JoinRequest{Csr: csr})
-		return answer.GetChain(), err
-	})
-	switch {
+	switch err = ask(ctx, relay, d, id); {
 	case err == nil:
 		return nil
 	case status.Code(err) == codes.AlreadyExists, errors.Is(err, &stream.Error{Code: stream.NameTaken}):
@@ -175,21 +193,8 @@ func (j *Joined) hello(id *identity.AgentIdentity) (*stream.Hello, error) {
 	return &stream.Hello{Credential: stream.CredentialJoin, Token: token}, nil
 }
 
-func (j *Joined) renew(ctx context.Context, relay string, id *identity.AgentIdentity, d *connect.Dialer) error {
-	ctx, cancel := context.WithTimeout(ctx, renewTime)
-	defer cancel()
-	err := ask(ctx, relay, d, id, func(r controlv1.RegistryClient, csr []byte) ([][]byte, error) {
-		answer, err := r.Renew(ctx, &controlv1.RenewRequest{Csr: csr})
-		return answer.GetChain(), err
-	})
-	if err != nil {
-		return fmt.Errorf("renew the certificate of node %q at %s: %w", id.Node(), relay, err)
-	}
-	return nil
-}
-
-// ask has a relay sign a certificate, over a session of its own, and saves it.
-func ask(ctx context.Context, relay string, d *connect.Dialer, id *identity.AgentIdentity, sign func(r controlv1.RegistryClient, csr []byte) ([][]byte, error)) error {
+// ask joins over a session of its own, and saves what it gets.
+func ask(ctx context.Context, relay string, d *connect.Dialer, id *identity.AgentIdentity) error {
 	csr, err := id.CSR()
 	if err != nil {
 		return err
@@ -204,9 +209,9 @@ func ask(ctx context.Context, relay string, d *connect.Dialer, id *identity.Agen
 		return err
 	}
 	defer cc.Close()
-	chain, err := sign(controlv1.NewRegistryClient(cc), csr)
+	answer, err := controlv1.NewRegistryClient(cc).Join(ctx, &controlv1.JoinRequest{Csr: csr})
 	if err != nil {
 		return err
 	}
-	return id.Save(chain)
+	return id.Save(answer.GetChain())
 }

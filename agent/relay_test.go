@@ -44,6 +44,8 @@ type relay struct {
 	life time.Duration
 	// taken refuses joins because the name is taken.
 	taken bool
+	// frozen refuses renewals.
+	frozen bool
 
 	ctx   context.Context
 	ln    net.Listener
@@ -292,6 +294,9 @@ func (r *relay) Join(ctx context.Context, req *controlv1.JoinRequest) (*controlv
 func (r *relay) Renew(ctx context.Context, req *controlv1.RenewRequest) (*controlv1.RenewResponse, error) {
 	if rpc.Peer(ctx).(*link).cert == nil {
 		return nil, status.Error(codes.PermissionDenied, "has no certificate")
+	}
+	if r.frozen {
+		return nil, status.Error(codes.Unavailable, "no renewals today")
 	}
 	chain, err := r.issue(req.GetCsr())
 	r.change(func() { r.renewed++ })

@@ -73,8 +73,7 @@ func occupy(ctx context.Context, slots chan<- struct{}) bool {
 	}
 }
 
-// dial makes a session to a relay, buying or renewing a certificate first if
-// need be.
+// dial makes a session to a relay, getting a certificate first if need be.
 func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
 	defer cancel()
@@ -93,7 +92,7 @@ func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	if err != nil {
 		return nil, errors.Join(err, sess.Close())
 	}
-	return &uplink{agent: a, relay: relay, sess: sess, control: cc, replaced: make(chan struct{})}, nil
+	return &uplink{agent: a, relay: relay, sess: sess, control: cc, renewAt: cred.RenewAt, replaced: make(chan struct{})}, nil
 }
 
 // unwelcome tells whether a relay refused the credential: in its answer to it, or

@@ -13,10 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -47,6 +43,14 @@ type fixed struct {
 func (f *fixed) For(context.Context, string, func(Credential) *connect.Dialer) (Credential, error) {
 	f.asked.Add(1)
 	return Credential{}, f.err
+}
+
+func (f *fixed) Renew(context.Context, string, controlv1.RegistryClient) (time.Time, error) {
+	f.asked.Add(1)
+	if f.err != nil {
+		return time.Time{}, f.err
+	}
+	return time.Now().Add(60 * 24 * time.Hour), nil
 }
 
 func (f *fixed) Refused(string) { f.refused.Add(1) }
@@ -83,27 +87,6 @@ func TestKeepBacksOff(t *testing.T) {
 		}
 		if warned < 9 || warned > 11 {
 			t.Errorf("%d warnings in 10 minutes, want one a minute", warned)
-		}
-	})
-}
-
-// TestRenewUnderTunnel asks the identity about once an hour for a day.
-func TestRenewUnderTunnel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		id := &fixed{err: errors.New("not now")}
-		log := &journal{}
-		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: id, Log: log.logger()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
-		defer cancel()
-		(&uplink{agent: a, relay: "r:1"}).renew(ctx)
-		if n := id.asked.Load(); n < 24 || n > 48 {
-			t.Errorf("asked %d times in a day", n)
-		}
-		if n := len(log.lines("credential not renewed")); n != int(id.asked.Load()) {
-			t.Errorf("%d complaints for %d failures", n, id.asked.Load())
 		}
 	})
 }
@@ -274,56 +257,6 @@ func TestPodsNotReady(t *testing.T) {
 			t.Errorf("log:\n%s", log)
 		}
 	})
-}
-
-// TestRegistrationRefused does not stay on a tunnel without a registration.
-func TestRegistrationRefused(t *testing.T) {
-	type call = grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse]
-	for _, tt := range []struct {
-		name   string
-		attend func(call) error
-		want   string
-	}{
-		{"refused", func(call) error { return status.Error(codes.PermissionDenied, "not your node") }, "not your node"},
-		{"no answer", func(c call) error { <-c.Context().Done(); return nil }, errSilent.Error()},
-		{"another answer", func(c call) error {
-			_ = c.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_GoingAway{GoingAway: &controlv1.GoingAway{}}})
-			<-c.Context().Done()
-			return nil
-		}, "not a registration"},
-		{"ends", func(call) error { return nil }, "register"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			r := startRelay(t, &relay{attend: tt.attend})
-			a := start(t, Config{DialTimeout: 500 * time.Millisecond}, r)
-			r.await(t, "it is tried again", func() bool { return len(r.links) > 1 })
-			if err := fmt.Sprint(a.log.wait(t, "tunnel ended", 1)[0]["err"]); !strings.Contains(err, tt.want) {
-				t.Errorf("log: %s, want %s", err, tt.want)
-			}
-			if a.Ready() {
-				t.Error("ready without a registration")
-			}
-		})
-	}
-}
-
-// TestReports keeps the relay up to date.
-func TestReports(t *testing.T) {
-	pods := newPodList(pod1)
-	r := startRelay(t, &relay{})
-	start(t, Config{Pods: pods}, r)
-	l := r.tunnel(t, 1)
-	has := func(uid string) func() bool {
-		return func() bool { return l.full == 1 && len(l.pods) == 1 && l.pods[uid] != nil }
-	}
-	r.await(t, "the first report", has("uid-1"))
-	again := pod1
-	again.UID = "uid-2"
-	pods.edit(func() { clear(pods.pods); pods.pods["uid-2"] = again })
-	r.await(t, "the change", has("uid-2"))
-	if p := l.pods["uid-2"]; p.GetNamespace() != "shop" || p.GetName() != "web-0" || p.GetHostNetwork() {
-		t.Errorf("reported %v", p)
-	}
 }
 
 // TestProxyFails stops before anything is dialled.
