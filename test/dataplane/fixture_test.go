@@ -139,8 +139,9 @@ func (f *fixture) startAgent(t *testing.T, node string, extra ...string) {
 
 func (f *fixture) stopAgent(t *testing.T, node string) {
 	t.Helper()
-	if err := f.Agents[node].Stop(patience); err != nil {
-		t.Fatalf("stop agent of %s: %v", node, err)
+	// Longer than its drain takes; one that had to be killed has stopped too.
+	if err := f.Agents[node].Stop(2 * patience); err != nil {
+		t.Errorf("stop agent of %s: %v", node, err)
 	}
 }
 

@@ -54,6 +54,7 @@ func (n *realNode) remove(t *testing.T, pod *lab.Pod) {
 func (n *realNode) lifecycle(t *testing.T) {
 	t.Run("pod made while the agent runs", n.newPod)
 	t.Run("pod deleted and made again under its name", n.rebirth)
+	t.Run("stream ends with its pod", n.streamEnds)
 	t.Run("new sandbox for the same pod", n.newSandbox)
 	t.Run("host network", n.hostNetwork)
 	t.Run("containerd restarted", n.restart)
@@ -71,8 +72,13 @@ func (n *realNode) newPod(t *testing.T) {
 func (n *realNode) refused(t *testing.T, fw *forwarding, port int, codes string) {
 	t.Helper()
 	said, logged := fw.Mark(), n.f.Relay.Process.Mark()
-	if c, err := fw.dial(t.Context(), port); !errors.Is(err, syscall.ECONNRESET) {
-		t.Fatalf("connection ended with %v, want a reset; call %+v", err, c)
+	c, err := fw.dial(t.Context(), port)
+	if err == nil {
+		c.Close()
+		t.Fatalf("port %d was reached: %q", port, c.greeting)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("connection ended with %v, want a reset", err)
 	}
 	line := regexp.MustCompile(fmt.Sprintf(`^error: forwarding \d+ -> %d: `, port))
 	if _, err := fw.WaitLineFrom(said, line, patience); err != nil {
@@ -120,6 +126,25 @@ func (n *realNode) rebirth(t *testing.T) {
 	n.remove(t, second)
 }
 
+// streamEnds goes on sending into a stream whose pod was removed. The kernel does
+// not tell the agent: CNI takes the loopback device down before a reset comes.
+func (n *realNode) streamEnds(t *testing.T) {
+	t.Skip("known fault: the agent keeps the streams of a pod that is gone, and waits for them when it ends")
+	pod := n.run(t, lab.PodConfig{Name: "doomed"}, "doomed")
+	fw := n.f.forward(t, "doomed", greetPort)
+	open := fw.mustDial(t, greetPort, "doomed")
+	n.remove(t, pod)
+	eventually(t, "the end of the stream", func() error {
+		_ = open.SetDeadline(time.Now().Add(patience))
+		_, err := fmt.Fprintln(open, "still there?")
+		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+			return nil
+		}
+		return fmt.Errorf("sending into it: error %v", err)
+	})
+	fw.end(t)
+}
+
 // newSandbox is what a kubelet does when the process that keeps a pod's
 // namespaces has died: another sandbox, the same UID.
 func (n *realNode) newSandbox(t *testing.T) {
@@ -127,7 +152,8 @@ func (n *realNode) newSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its program is no container, which a second sandbox of the name could not have.
+	// The program runs beside the sandbox: the names of containers in it would
+	// still be taken when the second sandbox starts.
 	program := n.serve(t, first, "web-first")
 	fw := n.f.forward(t, "web", greetPort)
 	open := fw.mustDial(t, greetPort, "web-first")
@@ -170,6 +196,10 @@ func (n *realNode) hostNetwork(t *testing.T) {
 	if err := fw.reaches(t, greetPort, "host").say("allowed"); err != nil {
 		t.Error(err)
 	}
+	// Who listens on the node's localhost does not get what is meant for others.
+	other := n.run(t, lab.PodConfig{Name: "other"}, "other")
+	n.f.forward(t, "other", greetPort).mustDial(t, greetPort, "other").Close()
+	n.remove(t, other)
 	fw.end(t)
 	n.remove(t, pod)
 	n.f.stopAgent(t, n.name)
