@@ -29,7 +29,7 @@ func TestBrokenProtocolEndsTheSession(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, p := withRawPeer(t, Config{})
+			s, p := withRawPeer(t, Config{DeadAfter: time.Hour}) // it must not end for silence
 			accept := result(func() error {
 				for {
 					if _, err := s.Accept(background(t)); err != nil {

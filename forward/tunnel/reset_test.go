@@ -50,6 +50,7 @@ func TestResetsEmptyTheTablesOfAnIdleSession(t *testing.T) {
 		client, server := pipeSessions(t, Config{}, nil)
 		for range 50 {
 			a, b := streams(t, client, server)
+			time.Sleep(time.Millisecond) // its last frame has come
 			if err := a.Reset(); err != nil {
 				t.Fatal(err)
 			}
@@ -61,7 +62,7 @@ func TestResetsEmptyTheTablesOfAnIdleSession(t *testing.T) {
 			}
 			b.Close()
 		}
-		time.Sleep(client.cfg.PingAfter) // not a byte comes by itself before that
+		time.Sleep(client.cfg.PingAfter / 2) // not a byte comes by itself before all of it
 		for _, s := range []*Session{client, server} {
 			if s.NumStreams() != 0 || s.mux.NumStreams() != 0 {
 				t.Errorf("%d and %d streams left", s.NumStreams(), s.mux.NumStreams())

@@ -1,3 +1,5 @@
+//go:build unix
+
 package tunnel
 
 import (
@@ -191,4 +193,56 @@ func TestMemoryOfIdleSessionsAndStreams(t *testing.T) {
 	}
 	time.Sleep(300 * time.Millisecond) // buffers are given back
 	t.Logf("idle session after use, both ends: %d bytes", (heap()-before)/m)
+}
+
+// What the kernel still holds at Close is not lost because something comes in:
+// a kernel answers that with a reset, and forgets the rest.
+func TestCloseWaitsForThePeerToHangUp(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	small := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
+	}}
+	a, err := small.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.(*net.TCPConn).SetWriteBuffer(1 << 20)
+	s, err := NewSession(Plain(b), false, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer s.Close()
+	if _, err := a.Write(muxControl(typeWindow, flagSYN, 1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.Accept(background(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 200 << 10
+	if err := source(st, n); err != nil {
+		t.Fatal(err)
+	}
+	closed := result(s.Close)
+	time.Sleep(100 * time.Millisecond)
+	a.Write(muxControl(typePing, flagACK, 0, 0))
+	time.Sleep(10 * time.Millisecond)
+	a.SetReadDeadline(time.Now().Add(patience))
+	got, err := io.Copy(io.Discard, a)
+	if err != nil || got < n {
+		t.Errorf("%d bytes came of more than %d: %v", got, n, err)
+	}
+	a.Close()
+	if err := await(t, "close", closed); err != nil {
+		t.Error(err)
+	}
 }
