@@ -228,7 +228,7 @@ func TestCloseWaitsForThePeerToHangUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 200 << 10
+	const n = 100 << 10 // the two kernels hold it between them
 	if err := source(st, n); err != nil {
 		t.Fatal(err)
 	}
