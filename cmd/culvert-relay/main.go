@@ -3,13 +3,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
@@ -28,9 +28,15 @@ const usage = `Usage:
 "culvert-relay serve --help" lists the flags.
 `
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	ctx, stop := boot.Context()
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
 
-func run(args []string, stdout, stderr io.Writer) int {
+// run returns the exit code: 0 for success, 1 for everything else.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	verb := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		verb, args = args[0], args[1:]
@@ -38,11 +44,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var err error
 	switch verb {
 	case "serve":
-		err = serve(args, stderr)
+		err = serve(ctx, args, stdout, stderr)
 	case "forget":
-		err = forget(args, stdout, stderr)
+		err = forget(args, stdout)
 	case "join-command":
-		err = joinCommand(args, stdout, stderr)
+		err = joinCommand(args, stdout)
 	case "version":
 		fmt.Fprintln(stdout, "culvert-relay", boot.Version(version))
 	case "help":
@@ -59,19 +65,38 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-func forget(args []string, stdout, stderr io.Writer) error {
+// parse parses flags and refuses anything else. Asked for help it prints what
+// there is.
+func parse(fl *flag.FlagSet, args []string, stdout io.Writer) error {
+	fl.SetOutput(io.Discard) // an error is printed once, by run
+	err := fl.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(stdout, "Flags of %s:\n", fl.Name())
+		fl.SetOutput(stdout)
+		fl.PrintDefaults()
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%w; see %s --help", err, fl.Name())
+	}
+	if fl.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fl.Arg(0))
+	}
+	return nil
+}
+
+func forget(args []string, stdout io.Writer) error {
 	node := ""
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		node, args = args[0], args[1:]
 	}
-	fl := flag.NewFlagSet("culvert-relay forget NODE", flag.ContinueOnError)
-	fl.SetOutput(stderr)
+	fl := flag.NewFlagSet("culvert-relay forget", flag.ContinueOnError)
 	dir := fl.String("state-dir", "", "state directory of the relay")
-	if err := fl.Parse(args); err != nil {
-		return err
+	if last := len(args) - 1; node == "" && last >= 0 && !strings.HasPrefix(args[last], "-") {
+		node, args = args[last], args[:last] // flags first
 	}
-	if node == "" && fl.NArg() == 1 {
-		node = fl.Arg(0)
+	if err := parse(fl, args, stdout); err != nil {
+		return err
 	}
 	if node == "" || *dir == "" {
 		return errors.New("forget needs the name of a node and --state-dir")
@@ -83,27 +108,30 @@ func forget(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "node %s is forgotten: its certificate is refused from its next connection on, and the name is free\n", node)
+	fmt.Fprintf(stdout, "node %s is forgotten: its certificate is refused, a running relay ends its tunnel within half a minute, and the name is free\n", node)
 	return nil
 }
 
-func joinCommand(args []string, stdout, stderr io.Writer) error {
+func joinCommand(args []string, stdout io.Writer) error {
 	fl := flag.NewFlagSet("culvert-relay join-command", flag.ContinueOnError)
-	fl.SetOutput(stderr)
 	dir := fl.String("state-dir", "", "state directory of the relay")
-	relay := fl.String("advertise", "RELAY:7443", "host:port under which agents reach the relay")
-	if err := fl.Parse(args); err != nil {
+	relay := fl.String("advertise", "RELAY:7443", "`host:port` under which agents reach the relay")
+	if err := parse(fl, args, stdout); err != nil {
 		return err
 	}
 	if *dir == "" {
 		return errors.New("join-command needs --state-dir")
 	}
-	pin, err := os.ReadFile(filepath.Join(*dir, "ca-pin"))
-	if err != nil {
-		return fmt.Errorf("read pin of the relay's authority: %w; start the relay once to make its state", err)
+	inv, err := standalone.ReadInvitation(*dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; start the relay once to make its state", err)
 	}
-	fmt.Fprintf(stdout, `# on the node, with %s copied to join-token (mode 0600):
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, `# On the node. Whoever has the token can join as a node.
+( umask 077; echo %s > join-token )
 culvert-agent --relay %s --relay-ca-pin %s --join-token-file join-token --state-dir /var/lib/culvert-agent
-`, filepath.Join(*dir, "join-token"), *relay, strings.TrimSpace(string(pin)))
+`, inv.Token, *relay, inv.Pin)
 	return nil
 }

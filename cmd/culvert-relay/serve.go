@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/forward/relay/standalone"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // serveFlags are the flags of serve.
@@ -46,6 +46,10 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 
 func (f *serveFlags) check() error {
 	switch {
+	case f.drain < 0:
+		return errors.New("--drain-timeout is negative")
+	case f.stateDir == "" && len(f.advertise) > 0:
+		return errors.New("--advertise is for the certificate of the relay's own authority, which needs --state-dir")
 	case f.stateDir == "" && f.agentCA == "":
 		return errors.New("agents could not prove who they are: give --state-dir for an authority of the relay's own, or --agent-ca")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
@@ -58,16 +62,13 @@ func (f *serveFlags) check() error {
 	return nil
 }
 
-func serve(args []string, stderr io.Writer) error {
+// serve runs the relay until ctx ends.
+func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var f serveFlags
 	fl := flag.NewFlagSet("culvert-relay serve", flag.ContinueOnError)
-	fl.SetOutput(stderr)
 	f.register(fl)
-	if err := fl.Parse(args); err != nil {
+	if err := parse(fl, args, stdout); err != nil {
 		return err
-	}
-	if fl.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fl.Arg(0))
 	}
 	if err := f.check(); err != nil {
 		return err
@@ -76,8 +77,6 @@ func serve(args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := boot.Context()
-	defer stop()
 	cfg, release, err := f.config(log)
 	if err != nil {
 		return err
@@ -93,18 +92,20 @@ func serve(args []string, stderr io.Writer) error {
 		return err
 	}
 	log.Info("relay listens", "addr", l.Addr().String(), "relay_id", srv.ID(), "version", cfg.Version)
-	return serveAll(ctx, srv, l, f.health)
+	return serveAll(ctx, srv, l, f.health, log)
 }
 
 // serveAll runs the relay, and its health endpoints until the relay has ended.
-func serveAll(ctx context.Context, srv *relay.Server, l net.Listener, health string) error {
+func serveAll(ctx context.Context, srv *relay.Server, l net.Listener, health string, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	done, finish := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
 		defer finish()
 		return srv.Serve(ctx, l)
 	})
-	h := &boot.Health{Ready: srv.Ready, Metrics: srv.WriteMetrics}
+	h := &boot.Health{Ready: srv.Ready, Metrics: srv.WriteMetrics, Listening: func(a net.Addr) {
+		log.Info("health listens", "addr", a.String())
+	}}
 	g.Go(func() error { return h.Serve(done, health) })
 	return g.Wait()
 }
@@ -112,7 +113,7 @@ func serveAll(ctx context.Context, srv *relay.Server, l net.Listener, health str
 // config puts the relay together from the flags. release closes what it holds.
 func (f *serveFlags) config(log *slog.Logger) (_ relay.Config, release func(), err error) {
 	report := func(err error) { log.Warn("credentials", "err", err) }
-	cfg := relay.Config{Version: boot.Version(version), Log: log, DrainTimeout: f.drain}
+	cfg := relay.Config{Version: boot.Version(version), Log: log, DrainTimeout: max(f.drain, 1)} // 0 would mean the default
 	creds := &relay.Credentials{}
 	tc := identity.ServerConfig{}
 	release = func() {}
@@ -156,7 +157,10 @@ func (f *serveFlags) ownPKI(tc *identity.ServerConfig, creds *relay.Credentials,
 			return err
 		}
 		tc.AgentCAs = cas.Pool
-		creds.Node = func(c *x509.Certificate) (string, error) { return identity.NameOf(c, identity.RoleNode) }
+		creds.Node = func(c *x509.Certificate) (string, error) {
+			name, err := identity.NameOf(c, identity.RoleNode)
+			return name, refusal(err)
+		}
 		creds.JoinToken, cfg.Issuer = nil, nil
 	}
 	if f.clientCA != "" {
@@ -165,7 +169,18 @@ func (f *serveFlags) ownPKI(tc *identity.ServerConfig, creds *relay.Credentials,
 			return err
 		}
 		tc.ClientCAs = cas.Pool
-		creds.User = identity.PeerOf
+		creds.User = func(c *x509.Certificate) (identity.Peer, error) {
+			p, err := identity.PeerOf(c)
+			return p, refusal(err)
+		}
 	}
 	return nil
+}
+
+// refusal makes what is wrong with a certificate an answer to who showed it.
+func refusal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stream.Error{Code: stream.Unauthenticated, Text: err.Error()}
 }

@@ -55,10 +55,12 @@ func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 }
 
 // Health serves /healthz (the process lives), /readyz (it can do its work) and
-// /metrics.
+// /metrics. Ready and Metrics must be set.
 type Health struct {
 	Ready   func() bool
 	Metrics func(io.Writer)
+	// Listening is told the address once it is known. nil: nobody is.
+	Listening func(net.Addr)
 }
 
 // Serve answers on addr until ctx ends. An empty addr serves nothing.
@@ -71,6 +73,9 @@ func (h *Health) Serve(ctx context.Context, addr string) error {
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("serve health: %w", err)
+	}
+	if h.Listening != nil {
+		h.Listening(l.Addr())
 	}
 	srv := &http.Server{
 		Handler:           h.handler(),
