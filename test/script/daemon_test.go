@@ -179,7 +179,11 @@ func (s *script) usage(ts *testscript.TestScript, args []string) error {
 // returns waits until a process is back at what was noted of it.
 func (s *script) returns(ts *testscript.TestScript, name string, p *lab.Process) error {
 	before := s.noted[name]
-	const spareThreads, spareMemory = 8, 64 << 20
+	const spareThreads = 8
+	spareMemory := 64 << 20
+	if raceDetector {
+		spareMemory = 512 << 20 // it never gives back what it keeps for each goroutine there was
+	}
 	err := s.await(p, func(context.Context) error {
 		now, err := measure(p.Pid())
 		if err != nil {

@@ -11,11 +11,13 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/culvert-k8s/culvert/proto/stream"
+	"github.com/culvert-k8s/culvert/test/lab"
 )
 
 // attacks are what garbage sends. They return when they have said all they
@@ -37,23 +39,38 @@ func attacks() map[string]func(*net.TCPConn) error {
 	}
 }
 
-// garbage is: garbage KIND HOST ADDRESS. It is sent from a host, and whoever
-// listens must hang up.
+// garbage is: garbage KIND[,KIND...] HOST ADDRESS. It is sent from a host, several
+// kinds at once, and whoever listens must hang up.
 func (s *script) garbage(ts *testscript.TestScript, args []string) error {
 	if len(args) != 3 {
-		return errUsage(args)
-	}
-	attack, ok := attacks()[args[0]]
-	if !ok {
 		return errUsage(args)
 	}
 	host, err := s.host(args[1])
 	if err != nil {
 		return err
 	}
-	c, err := host.Dial(s.ctx, args[2])
+	kinds := strings.Split(args[0], ",")
+	said, errs := make([]string, len(kinds)), make([]error, len(kinds))
+	var all sync.WaitGroup
+	for i, kind := range kinds {
+		all.Go(func() { said[i], errs[i] = s.throw(kind, host, args[2]) })
+	}
+	all.Wait()
+	for _, text := range said {
+		ts.Logf("%s", text)
+	}
+	return errors.Join(errs...)
+}
+
+// throw sends one kind of garbage and says how it ended.
+func (s *script) throw(kind string, host *lab.Host, address string) (said string, err error) {
+	attack, ok := attacks()[kind]
+	if !ok {
+		return "", errUsage([]string{kind})
+	}
+	c, err := host.Dial(s.ctx, address)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
@@ -62,10 +79,9 @@ func (s *script) garbage(ts *testscript.TestScript, args []string) error {
 	attackErr := attack(c)
 	n, err := io.Copy(io.Discard, c)
 	if isTimeout(err) || isTimeout(attackErr) {
-		return fmt.Errorf("%s: the connection is still open: %w", args[0], errors.Join(attackErr, err))
+		return "", fmt.Errorf("%s: the connection is still open: %w", kind, errors.Join(attackErr, err))
 	}
-	ts.Logf("%s: closed after %v and %d bytes: %v, %v", args[0], time.Since(began).Round(time.Millisecond), n, attackErr, err)
-	return nil
+	return fmt.Sprintf("%s: closed after %v and %d bytes: %v, %v", kind, time.Since(began).Round(time.Millisecond), n, attackErr, err), nil
 }
 
 func isTimeout(err error) bool {
@@ -81,7 +97,7 @@ func write(w io.Writer, b []byte) error {
 // overTLS makes a TLS connection with a protocol name, says something and waits
 // for the end.
 func overTLS(c *net.TCPConn, alpn string, say []byte) error {
-	cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13} //nolint:gosec // it is an attacker
+	cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}
 	if alpn != "" {
 		cfg.NextProtos = []string{alpn}
 	}
