@@ -54,7 +54,7 @@ func (c *podSocket) WaitAbort() error { return broken(c.wait.WaitAbort()) }
 // is the echo of an abort by this side.
 func broken(err error) error {
 	switch {
-	case err == nil, err == io.EOF: //nolint:errorlint // bare by contract
+	case err == nil, err == io.EOF:
 		return err
 	case errors.As(err, new(*stream.Error)):
 		return err

@@ -143,7 +143,9 @@ func (b *backoff) next() time.Duration {
 	return upperHalf(b.last)
 }
 
-func upperHalf(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+func upperHalf(d time.Duration) time.Duration {
+	return d/2 + rand.N(d/2+1) //nolint:gosec // no secret
+}
 
 // sleep waits for d and tells whether ctx still lives.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -108,7 +108,7 @@ func ResetBy(cause error) error {
 	case cause == nil:
 		return ErrReset
 	case errors.Is(cause, io.EOF):
-		return fmt.Errorf("%w: %v", ErrReset, cause)
+		return fmt.Errorf("%w: %s", ErrReset, cause.Error())
 	case errors.Is(cause, ErrReset):
 		return cause
 	default:

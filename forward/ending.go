@@ -49,7 +49,7 @@ func (e *ending) standing(otherwise error) error {
 
 // aborted returns the reason why the connection was aborted, or nil if it was not.
 func (e *ending) aborted() error {
-	if err := e.standing(nil); err != net.ErrClosed { // ErrClosed as it is: closed after both ends
+	if err := e.standing(nil); err != net.ErrClosed { //nolint:errorlint // as it is: closed after both ends
 		return err
 	}
 	return nil

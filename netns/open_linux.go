@@ -76,7 +76,7 @@ func (h *Handle) move(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	switch err {
 	case nil:
-	case unix.ENOENT, unix.ENOTDIR, unix.ESRCH:
+	case unix.ENOENT, unix.ENOTDIR, unix.ESRCH: //nolint:errorlint // a bare errno
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	default:
 		return err
