@@ -40,9 +40,12 @@ cross/%: arch = $(word 3,$(subst /, ,$*))
 cross/%:
 	GOOS=$(os) GOARCH=$(arch) $(BUILD) -o bin/$(os)-$(arch)/ ./cmd/$(command)
 
+# As root a missing runtime or package is a failure, not a skipped test.
+TEST_AS_ROOT := $(if $(filter 0,$(shell id -u)),CULVERT_TEST_RUNTIME=required)
+
 .PHONY: test
-test: ## every test, with the race detector; as root also those with namespaces
-	$(GOTEST) -race -timeout 25m ./...
+test: $(if $(TEST_AS_ROOT),deps runtime) ## every test, with the race detector; as root also those with namespaces and real containerd
+	$(TEST_AS_ROOT) $(GOTEST) -race -timeout 25m ./...
 
 .PHONY: test-unit
 test-unit: ## the tests of the rooms, without those that cross processes
@@ -102,12 +105,45 @@ vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach
 runtime: ## containerd and runc for the tests with real pods, into .cache/bin/
 	$(GO) build -C test/runtime -trimpath -tags seccomp -o $(RUNTIME)/ tool
 
+# What .cache/bin holds is newer than what it was built from, or built again.
+KUBERNETES := $(addprefix $(RUNTIME)/,kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl)
+CLUSTER_MOD := test/cluster/build/go.mod test/cluster/build/go.sum
+
+.PHONY: cluster-binaries
+cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd ## Kubernetes and etcd for the tests with a real cluster, into .cache/bin/; the first time takes minutes
+
+$(KUBERNETES) &: $(CLUSTER_MOD)
+	@mkdir -p $(RUNTIME)
+	version=$$(cd test/cluster/build && $(GO) list -m -f '{{.Version}}' k8s.io/kubernetes) && \
+	CGO_ENABLED=0 $(GO) build -C test/cluster/build -trimpath -o $(RUNTIME)/ \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$version -X k8s.io/client-go/pkg/version.gitVersion=$$version" \
+		$(KUBERNETES:$(RUNTIME)/%=k8s.io/kubernetes/cmd/%)
+	@touch $(KUBERNETES)
+
+$(RUNTIME)/etcd: $(CLUSTER_MOD)
+	CGO_ENABLED=0 $(GO) build -C test/cluster/build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
+	@touch $@
+
+# What the targets for root use beside Go. Missing ones are installed where there
+# is apt-get; NO_INSTALL=1 only names them.
+PACKAGES := gcc libc6-dev pkg-config libseccomp-dev tcpdump iproute2 containernetworking-plugins nftables iptables
+
+.PHONY: deps
+deps: ## the Debian packages that tests and demo use, as root
+	@command -v dpkg-query >/dev/null || exit 0; \
+	missing=$$(for p in $(PACKAGES); do \
+		[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || echo $$p; done); \
+	[ -n "$$missing" ] || exit 0; \
+	if [ -n "$(NO_INSTALL)" ]; then echo "missing packages:" $$missing; exit 1; fi; \
+	echo "installing missing packages:" $$missing; \
+	$(AS_ROOT) apt-get update -qq && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
 .PHONY: demo
-demo: ## the whole path on this machine, told step by step; asks sudo for root
+demo: deps ## the whole path on this machine, told step by step; asks sudo for root
 	@$(AS_ROOT) $(GO) run ./test/demo
 
 .PHONY: run
-run: ## a relay, an agent and a pod on this machine, for trying by hand
+run: deps ## a relay, an agent and a pod on this machine, for trying by hand
 	@$(AS_ROOT) $(GO) run ./test/demo -stay
 
 .PHONY: size
