@@ -144,7 +144,8 @@ func TestRenewFails(t *testing.T) {
 	if line := a.log.wait(t, "credential not renewed", 1)[0]; !strings.Contains(fmt.Sprint(line["err"]), "no renewals today") {
 		t.Errorf("log: %v", line)
 	}
-	if l.sess.Err() != nil || !a.Ready() {
+	eventually(t, "the agent is ready", a.Ready)
+	if l.sess.Err() != nil {
 		t.Errorf("the tunnel ended: %v", l.sess.Err())
 	}
 }

@@ -149,9 +149,7 @@ func TestLost(t *testing.T) {
 		}
 	}()
 	eventually(t, "the stream is on its way", func() bool { return a.running.Load() == 1 })
-	if !a.Ready() {
-		t.Error("not ready with a tunnel")
-	}
+	eventually(t, "the agent is ready", a.Ready)
 	l.stop()
 	r.tunnel(t, 2)
 	<-opened
