@@ -25,7 +25,7 @@ SHELL       := bash
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the three commands into bin/
@@ -110,7 +110,7 @@ KUBERNETES := $(addprefix $(RUNTIME)/,kube-apiserver kube-controller-manager kub
 CLUSTER_MOD := test/cluster/build/go.mod test/cluster/build/go.sum
 
 .PHONY: cluster-binaries
-cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd ## Kubernetes and etcd for the tests with a real cluster, into .cache/bin/; the first time takes minutes
+cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd ## Kubernetes and etcd for tests with a real cluster, into .cache/bin/; takes long once
 
 $(KUBERNETES) &: $(CLUSTER_MOD)
 	@mkdir -p $(RUNTIME)
@@ -145,6 +145,14 @@ demo: deps ## the whole path on this machine, told step by step; asks sudo for r
 .PHONY: run
 run: deps ## a relay, an agent and a pod on this machine, for trying by hand
 	@$(AS_ROOT) $(GO) run ./test/demo -stay
+
+.PHONY: cluster
+cluster: ## a Kubernetes cluster on this machine, for trying by hand; needs runtime and cluster-binaries
+	@$(AS_ROOT) $(GO) run ./test/cluster/up
+
+.PHONY: cluster-down
+cluster-down: ## end what make cluster started in another terminal
+	@$(AS_ROOT) $(GO) run ./test/cluster/up -down
 
 .PHONY: size
 size: $(SERVER_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-relay/%) $(SERVER_PLATFORMS:%=cross/culvert-agent/%) ## size of the Linux binaries, and how many packages each links

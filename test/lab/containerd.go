@@ -114,7 +114,11 @@ func (c *Containerd) build(ctx context.Context) error {
 }
 
 // Socket returns the path of the socket that serves containerd's API and CRI.
-func (c *Containerd) Socket() string { return filepath.Join(c.dir, "c.sock") }
+func (c *Containerd) Socket() string { return filepath.Join(c.dir, "run", "containerd.sock") }
+
+// Cgroup returns the cgroup, below the root of each hierarchy, that all pods must
+// be in to be found by Close when containerd cannot tell any more.
+func (c *Containerd) Cgroup() string { return "/" + c.group }
 
 // NetNSDir returns the directory that the network namespaces of pods are in.
 func (c *Containerd) NetNSDir() string {
@@ -186,11 +190,11 @@ func (c *Containerd) Signal(sig syscall.Signal) error {
 
 // Resume starts the daemon and waits until CRI and its network are ready.
 func (c *Containerd) Resume(ctx context.Context) error {
-	daemon, err := startProcess(c.ctx, c.cfg.NetNS, c.cfg.Log, Command{
+	daemon, err := startProcess(c.ctx, c.cfg.NetNS, c.cfg.Log, c.cfg.MountNS.Enter(Command{
 		Path: filepath.Join(c.cfg.Runtime.Bin, "containerd"),
 		Args: []string{"--config", filepath.Join(c.dir, "config.toml"), "--log-level", "info"},
 		Env:  []string{"PATH=" + c.cfg.Runtime.Bin + ":" + os.Getenv("PATH")},
-	})
+	}))
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,10 @@ type ContainerdConfig struct {
 	// live in: that of a lab host, with its loopback device up. Empty means the
 	// namespace of the test process.
 	NetNS string
+	// MountNS, if not nil, is a process in whose mount and host name namespaces
+	// containerd and its pods are. It sees the temporary directory at the same
+	// path as the test process.
+	MountNS *Process
 	// PodCIDR is the IPv4 subnet of the pods. Zero means 10.213.0.0/24.
 	PodCIDR netip.Prefix
 	// Bridge is the bridge device the pods are plugged into, at most 15
@@ -50,9 +54,9 @@ disabled_plugins = [
 	'io.containerd.image-verifier.v1.bindir',
 ]
 [grpc]
-address = '{{.Dir}}/c.sock'
+address = '{{.Dir}}/run/containerd.sock'
 [ttrpc]
-address = '{{.Dir}}/c.sock.ttrpc'
+address = '{{.Dir}}/run/containerd.sock.ttrpc'
 [plugins.'io.containerd.internal.v1.opt']
 path = '{{.Dir}}/opt'
 [plugins.'io.containerd.metadata.v1.bolt']
@@ -81,7 +85,7 @@ func (cfg ContainerdConfig) write(dir string) error {
 	if len(dir) > maxTempDir {
 		return fmt.Errorf("%s is too long a directory for sockets", dir)
 	}
-	for _, sub := range []string{"cni", "s", "opt", "logs"} {
+	for _, sub := range []string{"cni", "s", "opt", "logs", "run"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			return err
 		}

@@ -104,6 +104,31 @@ func (c *Containerd) sandboxConfig(cfg PodConfig) *cri.PodSandboxConfig {
 	}
 }
 
+// FindPod returns the running pod of that name, which may have been made by a
+// kubelet.
+func (c *Containerd) FindPod(ctx context.Context, namespace, name string) (*Pod, error) {
+	list, err := c.pods.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{
+		State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY},
+		LabelSelector: map[string]string{
+			"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace,
+		},
+	}})
+	if err == nil && len(list.GetItems()) != 1 {
+		err = fmt.Errorf("%d pods run under that name", len(list.GetItems()))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find pod %s/%s: %w", namespace, name, err)
+	}
+	item := list.GetItems()[0]
+	pod := &Pod{ID: item.GetId(), Config: PodConfig{
+		Namespace: namespace, Name: name, UID: item.GetMetadata().GetUid(), Attempt: item.GetMetadata().GetAttempt(),
+	}}
+	if err := c.inspect(ctx, pod); err != nil {
+		return nil, fmt.Errorf("find pod %s/%s: %w", namespace, name, err)
+	}
+	return pod, nil
+}
+
 // inspect fills in what CRI knows of a sandbox.
 func (c *Containerd) inspect(ctx context.Context, pod *Pod) error {
 	status, err := c.pods.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: pod.ID, Verbose: true})

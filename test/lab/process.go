@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -127,6 +128,23 @@ func (p *Process) run(cmd *exec.Cmd, started chan<- error) {
 	p.mu.Lock()
 	p.err = err
 	p.mu.Unlock()
+}
+
+// Enter returns command as it must be started to be in the mount and host name
+// namespaces of p. Its working directory is then the root directory. A nil p is
+// the test process, which needs nothing.
+func (p *Process) Enter(command Command) Command {
+	if p == nil {
+		return command
+	}
+	if command.Label == "" {
+		command.Label = filepath.Base(command.Path)
+	}
+	command.Args = append([]string{
+		"--target", strconv.Itoa(p.pid), "--mount", "--uts", "--", command.Path,
+	}, command.Args...)
+	command.Path = "nsenter"
+	return command
 }
 
 // Pid returns the process id, also after the process ended.

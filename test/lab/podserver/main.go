@@ -18,6 +18,7 @@
 // endian: a byte that is lost, doubled or moved is seen at once.
 //
 // When all services listen it prints "ready". It ends at SIGTERM or SIGINT.
+// With -version it only says what it is, for a test that executes it in a pod.
 // With -pause it also reaps the children it inherits, as the first process of a
 // pod must.
 package main
@@ -29,6 +30,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 )
@@ -47,6 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("podserver", flag.ContinueOnError)
 	name := flags.String("name", "podserver", "`name` given in greetings and in answers over HTTP")
 	pause := flags.Bool("pause", false, "reap inherited children")
+	version := flags.Bool("version", false, "say what this is and end")
 	var wanted []request
 	for kind, service := range services {
 		flags.Func(kind, service.usage, func(value string) error {
@@ -60,6 +63,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *version {
+		_, err := fmt.Fprintln(out, "podserver, built with", runtime.Version())
+		return err
 	}
 	if *pause {
 		defer reap()()
