@@ -1,3 +1,5 @@
+//go:build unix
+
 package tunnel
 
 import (
@@ -84,6 +86,13 @@ func tlsConns(b testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
+// reportCPU reports the processor time of an operation, which tells more than
+// the clock where others use the machine.
+func reportCPU(b *testing.B) (end func()) {
+	before := cpuTime(b)
+	return func() { b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op") }
+}
+
 func BenchmarkThroughput(b *testing.B) {
 	for _, n := range []int{1, 64} {
 		for _, r := range roads {
@@ -116,6 +125,7 @@ func throughput(b *testing.B, r road, n int) {
 	})
 	b.SetBytes(piece)
 	b.ReportAllocs()
+	defer reportCPU(b)()
 	b.ResetTimer()
 	for range n {
 		l, err := r.open()
@@ -153,6 +163,7 @@ func BenchmarkPingPong(b *testing.B) {
 		}
 		p := make([]byte, 1)
 		b.ReportAllocs()
+		defer reportCPU(b)()
 		for b.Loop() {
 			if _, err := l.Write(p); err != nil {
 				b.Fatal(err)
@@ -187,6 +198,7 @@ func BenchmarkOpenEchoClose(b *testing.B) {
 					l.Close()
 				})
 				b.ReportAllocs()
+				defer reportCPU(b)()
 				b.ResetTimer()
 				var wg sync.WaitGroup
 				for w := range workers {
