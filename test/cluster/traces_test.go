@@ -34,20 +34,20 @@ func remains(prints []string) []string {
 	var left []string
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, print := range prints {
-		if bytes.Contains(mounts, []byte(print)) {
-			left = append(left, "mount below "+print)
+	for _, mark := range prints {
+		if bytes.Contains(mounts, []byte(mark)) {
+			left = append(left, "mount below "+mark)
 		}
 		for _, path := range commands {
 			command, err := os.ReadFile(path)
-			if err == nil && bytes.Contains(command, []byte(print+"/")) {
+			if err == nil && bytes.Contains(command, []byte(mark+"/")) {
 				left = append(left, string(bytes.ReplaceAll(command, []byte{0}, []byte{' '})))
 			}
 		}
-		if _, err := os.Lstat(print); !errors.Is(err, os.ErrNotExist) {
-			left = append(left, print)
+		if _, err := os.Lstat(mark); !errors.Is(err, os.ErrNotExist) {
+			left = append(left, mark)
 		}
-		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(print))
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(mark))
 		left = append(left, groups...)
 	}
 	return left

@@ -96,8 +96,8 @@ func (h *holding) writeScripts(c *cluster.Cluster, b cluster.Binaries) error {
 	kubectl := fmt.Sprintf("#!/bin/sh\n# kubectl on the client host, as an administrator.\nexec %s client env %s %s \"$@\"\n",
 		filepath.Join(h.dir, "on"), strings.Join(command.Env, " "), filepath.Join(b.Dir, "kubectl"))
 	return errors.Join(
-		os.WriteFile(filepath.Join(h.dir, "on"), []byte(on), 0o755),           //nolint:gosec // a script
-		os.WriteFile(filepath.Join(h.dir, "kubectl"), []byte(kubectl), 0o755)) //nolint:gosec // a script
+		os.WriteFile(filepath.Join(h.dir, "on"), []byte(on), 0o755),
+		os.WriteFile(filepath.Join(h.dir, "kubectl"), []byte(kubectl), 0o755))
 }
 
 // end ends the cluster that another process runs, and waits until it is gone.
