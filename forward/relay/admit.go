@@ -83,10 +83,10 @@ func (s *Server) turnedAway(ctx context.Context, v *visitor, pushed bool, err er
 	switch {
 	case pushed:
 		s.metrics.refused("crowded-out")
-		s.noise.log(ctx, slog.LevelWarn, "connection pushed out: too many are not authenticated yet", "from", from)
+		s.noise.warn(ctx, "connection pushed out: too many are not authenticated yet", "from", from)
 	case errors.As(err, new(*stream.Error)):
 		s.metrics.refused(stream.CodeOf(err).String())
-		s.noise.log(ctx, slog.LevelWarn, "connection refused", "from", from, "err", err)
+		s.noise.warn(ctx, "connection refused", "from", from, "err", err)
 	default: // a port scan or a load balancer's probe
 		reason := "handshake"
 		if stream.CodeOf(err) == stream.Timeout {

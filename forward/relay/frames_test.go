@@ -65,7 +65,7 @@ func ending(err error) string {
 		return "rst"
 	case errors.Is(err, tunnel.ErrLost):
 		return "lost"
-	case err == io.EOF, err == io.ErrUnexpectedEOF: //nolint:errorlint // bare ones
+	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return "cut"
 	}
 	return err.Error()

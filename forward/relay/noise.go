@@ -8,7 +8,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// noise writes log lines that peers can cause at will: a burst of them, then
+// noise writes warnings that peers can cause at will: a burst of them, then
 // one a second. Each line says how many were left out before it.
 type noise struct {
 	to     *slog.Logger
@@ -20,8 +20,8 @@ func newNoise(to *slog.Logger) *noise {
 	return &noise{to: to, limit: rate.NewLimiter(1, 20)}
 }
 
-func (n *noise) log(ctx context.Context, level slog.Level, msg string, args ...any) {
-	if !n.to.Enabled(ctx, level) {
+func (n *noise) warn(ctx context.Context, msg string, args ...any) {
+	if !n.to.Enabled(ctx, slog.LevelWarn) {
 		return
 	}
 	if !n.limit.Allow() {
@@ -31,5 +31,5 @@ func (n *noise) log(ctx context.Context, level slog.Level, msg string, args ...a
 	if left := n.silent.Swap(0); left > 0 {
 		args = append(args, "left_out_before", left)
 	}
-	n.to.Log(ctx, level, msg, args...)
+	n.to.Log(ctx, slog.LevelWarn, msg, args...)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -112,7 +111,7 @@ func (p *peer) valid(ctx context.Context) error {
 		p.end(fmt.Errorf("%s %s may not be here any more: %w", who.Role, who.Name, err))
 		return err
 	}
-	p.srv.noise.log(ctx, slog.LevelWarn, "cannot tell whether a peer may still be here",
+	p.srv.noise.warn(ctx, "cannot tell whether a peer may still be here",
 		"role", who.Role.String(), "name", who.Name, "err", err)
 	return err
 }

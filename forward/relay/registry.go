@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -67,7 +66,7 @@ func (r *registryService) Join(ctx context.Context, req *controlv1.JoinRequest) 
 	from := p.sess.RemoteAddr().String()
 	if err != nil {
 		r.srv.metrics.refused("join")
-		r.srv.noise.log(ctx, slog.LevelWarn, "join refused", "from", from, "err", err)
+		r.srv.noise.warn(ctx, "join refused", "from", from, "err", err)
 		return nil, statusOf(err)
 	}
 	r.srv.cfg.Log.Info("node joined", "node", nameIn(chain), "from", from)
@@ -90,7 +89,7 @@ func (r *registryService) Renew(ctx context.Context, req *controlv1.RenewRequest
 	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(who.Cert, req.GetCsr())
 	if err != nil {
 		r.srv.metrics.refused("renewal")
-		r.srv.noise.log(ctx, slog.LevelWarn, "renewal refused", "node", who.Name, "err", err)
+		r.srv.noise.warn(ctx, "renewal refused", "node", who.Name, "err", err)
 		return nil, statusOf(err)
 	}
 	if leaf := leafOf(chain); leaf != nil {
@@ -139,7 +138,7 @@ func (r *registryService) Attend(call attendCall) error {
 	reg := first.GetRegister()
 	if err := mayRegister(p, reg); err != nil {
 		r.srv.metrics.refused("registration")
-		r.srv.noise.log(call.Context(), slog.LevelWarn, "registration refused", "node", p.who().Name,
+		r.srv.noise.warn(call.Context(), "registration refused", "node", p.who().Name,
 			"claimed", clip(reg.GetNode()), "from", p.sess.RemoteAddr().String(), "err", err)
 		return err
 	}
@@ -194,11 +193,11 @@ func (r *registryService) listen(call attendCall, p *peer, t *tunnelTo) error {
 			rival, err := r.srv.nodes.change(t, m.GetPods())
 			if err != nil {
 				r.srv.metrics.refused("report")
-				r.srv.noise.log(call.Context(), slog.LevelWarn, "report refused", "node", t.node, "err", err)
+				r.srv.noise.warn(call.Context(), "report refused", "node", t.node, "err", err)
 				return status.Error(codes.InvalidArgument, err.Error())
 			}
 			if rival != nil {
-				r.srv.noise.log(call.Context(), slog.LevelWarn, "two nodes report one pod",
+				r.srv.noise.warn(call.Context(), "two nodes report one pod",
 					"pod", rival.GetNamespace()+"/"+rival.GetName(), "node", t.node, "other", rival.GetNode())
 			}
 		case m.GetGoingAway() != nil:

@@ -99,7 +99,7 @@ type rig struct {
 func newRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, judge: &judge{}, log: &lines{}}
-	cfg.TLS, cfg.Auth = &tls.Config{}, r.judge //nolint:gosec // nobody shakes hands here
+	cfg.TLS, cfg.Auth = &tls.Config{}, r.judge
 	cfg.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if r.s, err = New(cfg); err != nil {

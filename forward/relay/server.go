@@ -131,7 +131,7 @@ func (s *Server) accept(ctx context.Context, lives map[Role]context.Context, l n
 		raw, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // it was asked to end
 			}
 			if errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("accept: %w", err)

@@ -3,7 +3,7 @@ package standalone
 import (
 	"bytes"
 	"crypto"
-	"crypto/dsa"
+	"crypto/dsa" //nolint:staticcheck // a key that must be refused
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"

@@ -132,7 +132,7 @@ func open(cfg Config) (_ *State, err error) {
 	}
 	defer func() {
 		if err != nil {
-			s.lock.release()
+			_ = s.lock.release() // the first error counts
 		}
 	}()
 	if err := s.load(); err != nil {
