@@ -10,7 +10,7 @@ CACHE    := $(CURDIR)/.cache
 TOOLS    := $(CACHE)/tools
 RUNTIME  := $(CACHE)/bin
 AS_ROOT  := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
-BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
+BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 
 # The client runs on people's machines, the other two on servers.
 CLIENT_PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64

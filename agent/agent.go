@@ -31,6 +31,7 @@ type Agent struct {
 	idle    chan struct{} // tells that running fell to none
 	tunnels atomic.Int64  // registered ones
 	leaving chan struct{} // closed when Run's context has ended
+	visits  visits
 
 	podsMu   sync.Mutex
 	podsSeen chan struct{} // closed and replaced when the pods changed
@@ -112,8 +113,9 @@ func (a *Agent) drain() {
 	}
 }
 
-// watchPods wakes every reporter when the pods changed, and tells the log when
-// they cannot be followed: their source has none.
+// watchPods wakes every reporter when the pods changed, ends the streams in pods
+// that are gone, and tells the log when pods cannot be followed: their source has
+// none.
 func (a *Agent) watchPods(ctx context.Context) {
 	tick := time.NewTicker(podsCheck)
 	defer tick.Stop()
@@ -129,6 +131,7 @@ func (a *Agent) watchPods(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		a.leaveGonePods(ctx)
 		said = a.tellPods(said)
 	}
 }

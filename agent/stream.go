@@ -94,6 +94,8 @@ func (u *uplink) forward(ctx context.Context, st *tunnel.Stream, open *stream.Op
 		u.account(open, pod, forward.Stats{}, err, began)
 		return
 	}
+	ctx, leave := u.agent.visits.enter(ctx, pod)
+	defer leave()
 	stats, err := u.agent.joiner.Join(ctx, tunnel.NewConn(st), wrapPod(conn), nil)
 	u.account(open, pod, stats, err, began)
 }

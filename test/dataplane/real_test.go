@@ -129,7 +129,6 @@ func (n *realNode) rebirth(t *testing.T) {
 // streamEnds goes on sending into a stream whose pod was removed. The kernel does
 // not tell the agent: CNI takes the loopback device down before a reset comes.
 func (n *realNode) streamEnds(t *testing.T) {
-	t.Skip("known fault: the agent keeps the streams of a pod that is gone, and waits for them when it ends")
 	pod := n.run(t, lab.PodConfig{Name: "doomed"}, "doomed")
 	fw := n.f.forward(t, "doomed", greetPort)
 	open := fw.mustDial(t, greetPort, "doomed")

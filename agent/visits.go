@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/culvert-k8s/culvert/agent/sandbox"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// visits are the streams that run inside pods. When a pod goes, nobody in its
+// namespace is left to say so: its loopback device is down, and what is sent to
+// it is neither answered nor refused. So the agent ends them itself. The zero
+// value is ready.
+type visits struct {
+	mu  sync.Mutex
+	all map[*visit]struct{}
+}
+
+// visit is one stream in a pod.
+type visit struct {
+	pod sandbox.Pod
+	end context.CancelCauseFunc
+}
+
+// enter notes a stream into a pod. The context ends when the pod goes; leave
+// must be called when the stream has ended.
+func (vs *visits) enter(ctx context.Context, pod sandbox.Pod) (_ context.Context, leave func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	v := &visit{pod: pod, end: end}
+	vs.mu.Lock()
+	if vs.all == nil {
+		vs.all = make(map[*visit]struct{})
+	}
+	vs.all[v] = struct{}{}
+	vs.mu.Unlock()
+	return ctx, func() {
+		vs.mu.Lock()
+		delete(vs.all, v)
+		vs.mu.Unlock()
+		end(nil)
+	}
+}
+
+// pods returns the pods that streams run in.
+func (vs *visits) pods() map[sandbox.Pod]bool {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	pods := make(map[sandbox.Pod]bool)
+	for v := range vs.all {
+		pods[v.pod] = true
+	}
+	return pods
+}
+
+// end ends the streams in a pod.
+func (vs *visits) end(pod sandbox.Pod, cause error) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	for v := range vs.all {
+		if v.pod == pod {
+			v.end(cause)
+		}
+	}
+}
+
+// leaveGonePods ends the streams in pods that are no more, or that have a new
+// sandbox. A pod that is not listed is asked after first: the list may be behind.
+func (a *Agent) leaveGonePods(ctx context.Context) {
+	inside := a.visits.pods()
+	if len(inside) == 0 {
+		return
+	}
+	for _, pod := range a.cfg.Pods.List() {
+		delete(inside, pod)
+	}
+	for pod := range inside {
+		limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
+		now, err := a.cfg.Pods.Lookup(limited, pod.UID)
+		cancel()
+		if errors.Is(err, sandbox.ErrNotFound) || (err == nil && now.NetNS != pod.NetNS) {
+			a.visits.end(pod, &stream.Error{Code: stream.NamespaceGone, Text: "the pod is gone"})
+		}
+	}
+}
