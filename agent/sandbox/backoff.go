@@ -21,7 +21,7 @@ func (b *backoff) next() time.Duration {
 		d = min(firstRetry<<b.failures, lastRetry)
 	}
 	b.failures++
-	return d/2 + rand.N(d/2+1)
+	return d/2 + rand.N(d/2+1) //nolint:gosec // no secret
 }
 
 func (b *backoff) reset() { b.failures = 0 }

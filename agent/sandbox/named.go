@@ -68,7 +68,7 @@ func (n *Named) Run(ctx context.Context) error {
 	tick := time.NewTicker(namedPoll)
 	defer tick.Stop()
 	for {
-		n.refresh()
+		_, _ = n.refresh() // Ready tells what is wrong
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -36,7 +36,7 @@ var roads = []struct {
 		return road{
 			open: func() (lane, error) { return client.Open(context.Background()) },
 			serve: func(handle func(lane)) {
-				go server.Serve(context.Background(), func(st *Stream) { handle(st) }) //nolint:errcheck // ends with the session
+				go server.Serve(context.Background(), func(st *Stream) { handle(st) })
 			},
 		}
 	}},

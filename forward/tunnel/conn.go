@@ -173,7 +173,7 @@ func (c *Conn) header() error {
 
 // cut names what a stream that ended by itself is.
 func (c *Conn) cut(err error) error {
-	if errors.Is(err, io.EOF) || err == io.ErrUnexpectedEOF { //nolint:errorlint // a wrapped one says more
+	if errors.Is(err, io.EOF) || err == io.ErrUnexpectedEOF { // a wrapped one says more
 		return fmt.Errorf("stream from %s ended without its end mark: %w", c.st.RemoteAddr(), io.ErrUnexpectedEOF)
 	}
 	return err

@@ -70,7 +70,7 @@ func TestConnReadsFrames(t *testing.T) {
 			if string(got) != c.data || !c.want(err) {
 				t.Errorf("got %q and %v", got, err)
 			}
-			if _, again := conn.Read(make([]byte, 1)); again != err { //nolint:errorlint // it stays the same
+			if _, again := conn.Read(make([]byte, 1)); again != err { // it stays the same
 				t.Errorf("then %v", again)
 			}
 		})

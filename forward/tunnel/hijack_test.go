@@ -61,7 +61,7 @@ func TestTLSInsideAStreamSurvivesHijack(t *testing.T) {
 	})}
 	l := &oneConn{conn: make(chan net.Conn, 1), addr: b.LocalAddr()}
 	l.conn <- b
-	go srv.ServeTLS(l, "", "") //nolint:errcheck // ends with the test
+	go srv.ServeTLS(l, "", "")
 	defer srv.Close()
 	defer close(l.conn)
 
@@ -101,11 +101,11 @@ func TestDeadlineErrorIsBare(t *testing.T) {
 			defer b.Close()
 			a.SetDeadline(time.Now().Add(when))
 			err := await(t, "read", result(func() error { _, err := a.Read(make([]byte, 1)); return err }))
-			if err != os.ErrDeadlineExceeded { //nolint:errorlint // crypto/tls looks at the bare error
+			if err != os.ErrDeadlineExceeded { // crypto/tls looks at the bare error
 				t.Errorf("read: %#v, want the bare os.ErrDeadlineExceeded", err)
 			}
 			err = await(t, "write", result(func() error { _, err := a.Write(make([]byte, 4<<20)); return err }))
-			if err != os.ErrDeadlineExceeded { //nolint:errorlint // see above
+			if err != os.ErrDeadlineExceeded { // see above
 				t.Errorf("write: %#v, want the bare os.ErrDeadlineExceeded", err)
 			}
 		})

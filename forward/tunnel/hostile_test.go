@@ -155,7 +155,7 @@ func FuzzInbound(f *testing.F) {
 			})
 		})
 		if st, err := s.Open(context.Background()); err == nil {
-			go source(st, -1) //nolint:errcheck // ends with the session
+			go source(st, -1)
 		}
 		b.SetWriteDeadline(time.Now().Add(patience))
 		b.Write(in)

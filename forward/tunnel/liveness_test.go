@@ -209,7 +209,7 @@ func TestSlowLinkLives(t *testing.T) {
 					up, down = append(up, a), append(down, b)
 				}
 				for i := range up {
-					go source(up[i], -1) //nolint:errcheck // ends with the session
+					go source(up[i], -1)
 					go io.Copy(io.Discard, down[i])
 				}
 				select {
@@ -304,7 +304,7 @@ func TestSlowReaderOverTCPLivesUntilItStops(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go source(st, -1) //nolint:errcheck // ends with the session
+		go source(st, -1)
 	}
 	p := make([]byte, 8<<10)
 	for range 60 { // a flush of 256 KiB takes more than two seconds

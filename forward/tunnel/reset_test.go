@@ -191,7 +191,7 @@ func TestResetByMany(t *testing.T) {
 			})
 		}
 		for _, c := range []*Conn{a, b} {
-			wg.Go(func() { source(c, -1) }) //nolint:errcheck // it ends, that is all
+			wg.Go(func() { source(c, -1) }) // it ends, that is all
 			wg.Go(func() {
 				if _, err := sink(c, nil); err == nil || errors.Is(err, io.EOF) {
 					t.Errorf("reader: %v", err)

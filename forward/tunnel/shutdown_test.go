@@ -36,7 +36,7 @@ func crowd(t *testing.T, client, server *Session, readers, writers int) *sync.Wa
 		}
 	}
 	for _, st := range busy {
-		wg.Go(func() { source(st, -1) }) //nolint:errcheck // ends with the session
+		wg.Go(func() { source(st, -1) })
 	}
 	return &wg
 }
@@ -182,7 +182,7 @@ func TestMemoryOfIdleSessionsAndStreams(t *testing.T) {
 	const m = 50
 	for range m {
 		c, s := tlsSessions(t, Config{PingAfter: 100 * time.Millisecond})
-		go s.Serve(context.Background(), func(st *Stream) { io.Copy(st, st); st.Close() }) //nolint:errcheck // ends with the session
+		go s.Serve(context.Background(), func(st *Stream) { io.Copy(st, st); st.Close() })
 		a, err := c.Open(background(t))
 		if err != nil {
 			t.Fatal(err)

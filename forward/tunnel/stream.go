@@ -254,7 +254,7 @@ func (st *Stream) waitGone() error {
 func (st *Stream) retire() error {
 	if err := st.sess.enter(); err != nil {
 		st.sess.remove(st)
-		return nil //nolint:nilerr // the stream has ended with its session
+		return nil // the stream has ended with its session
 	}
 	defer st.sess.leave()
 	_ = st.ys.SetDeadline(time.Unix(1, 0)) // lets a reader and a writer go
@@ -309,7 +309,7 @@ func (st *Stream) Reset() error {
 	st.goneOnce.Do(func() { close(st.gone) })
 	defer st.sess.remove(st)
 	if err := st.sess.enter(); err != nil {
-		return nil //nolint:nilerr // the stream has ended with its session
+		return nil // the stream has ended with its session
 	}
 	defer st.sess.leave()
 	_ = st.ys.SetDeadline(time.Unix(1, 0))

@@ -27,7 +27,7 @@ func TestStreamIsANetConn(t *testing.T) {
 func TestBytesArriveWhole(t *testing.T) {
 	client, server := tlsSessions(t, Config{})
 	const n = 16 << 20
-	go server.Serve(context.Background(), func(st *Stream) { //nolint:errcheck // ends with the session
+	go server.Serve(context.Background(), func(st *Stream) {
 		io.Copy(st, st)
 		st.CloseWrite()
 	})

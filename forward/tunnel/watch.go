@@ -65,7 +65,7 @@ func (s *Session) tidy() {
 		case <-sweep.C:
 			at = time.Time{}
 			now := time.Now()
-			if again, any := s.sweep(now); any {
+			if again, left := s.sweep(now); left {
 				at = now.Add(again)
 				sweep.Reset(again)
 			}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -258,8 +259,8 @@ func (n *Network) Close() error {
 	atClose := n.atClose
 	n.mu.Unlock()
 	var errs []error
-	for i := len(atClose) - 1; i >= 0; i-- {
-		errs = append(errs, atClose[i]())
+	for _, a := range slices.Backward(atClose) {
+		errs = append(errs, a())
 	}
 	stopAll(n.processes(nil), stopGrace)
 	for _, h := range n.order {

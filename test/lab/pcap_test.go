@@ -103,7 +103,7 @@ func TestPcapLinkTypes(t *testing.T) {
 
 func TestPcapCutPackets(t *testing.T) {
 	frame := ethernet(EtherIPv4, segment4(SYN, "some payload"))
-	for snap := range len(frame) {
+	for snap := range frame {
 		r, err := NewPcapReader(bytes.NewReader(pcapFile(binary.LittleEndian, 0xa1b2c3d4, linkEN10MB, snap, frame)))
 		if err != nil {
 			t.Fatal(err)

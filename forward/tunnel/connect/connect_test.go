@@ -106,7 +106,7 @@ func relay(t *testing.T, answer func(*stream.Hello) *stream.Reply) (addr string,
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		s.Serve(ctx, func(st *tunnel.Stream) { //nolint:errcheck // ends with the session
+		s.Serve(ctx, func(st *tunnel.Stream) {
 			if _, err := stream.ReadOpen(st); err == nil {
 				io.Copy(st, st)
 			}

@@ -33,7 +33,7 @@ func (d *Dialer) reach(ctx context.Context, relay string) (net.Conn, error) {
 		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), because(ctx, err))
 	}
 	if err := within(ctx, conn, func() error { return askProxy(conn, proxy, relay) }); err != nil {
-		conn.Close() //nolint:errcheck // the refusal is what matters
+		conn.Close() // the refusal is what matters
 		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), err)
 	}
 	return conn, nil

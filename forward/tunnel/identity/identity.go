@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -91,10 +92,8 @@ func PeerOf(cert *x509.Certificate) (Peer, error) {
 // RoleOf returns RoleNode for a certificate with the organization OrgNodes and
 // RoleUser for any other.
 func RoleOf(cert *x509.Certificate) Role {
-	for _, o := range cert.Subject.Organization {
-		if o == OrgNodes {
-			return RoleNode
-		}
+	if slices.Contains(cert.Subject.Organization, OrgNodes) {
+		return RoleNode
 	}
 	return RoleUser
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -21,7 +20,7 @@ func ParsePin(s string) (Pin, error) {
 	var p Pin
 	digits, found := strings.CutPrefix(s, pinPrefix)
 	if !found {
-		return p, errors.New("parse pin: does not begin with " + pinPrefix)
+		return p, fmt.Errorf("parse pin: %q is missing before the digits", pinPrefix)
 	}
 	if len(digits) != hex.EncodedLen(len(p)) {
 		return p, fmt.Errorf("parse pin: %d characters after %s, want %d hexadecimal digits", len(digits), pinPrefix, hex.EncodedLen(len(p)))
