@@ -93,6 +93,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	case err = <-pods:
 		err = fmt.Errorf("follow pods: %w", err)
 	}
+	a.cfg.Log.Info("agent is going away", "streams", a.running.Load(), "drain_timeout", a.cfg.DrainTimeout.String())
 	close(a.leaving)
 	quit()
 	a.drain()

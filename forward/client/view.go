@@ -40,6 +40,10 @@ func (c *Client) Streams(ctx context.Context) ([]*controlv1.StreamInfo, error) {
 	return r.GetStreams(), err
 }
 
+// maxView bounds what a relay may show at once, in bytes: a list of pods is long
+// in a large cluster.
+const maxView = 64 << 20
+
 // viewCall is a method of the relay's view service.
 type viewCall[Q, A any] func(v controlv1.ViewClient, ctx context.Context, question Q, opts ...grpc.CallOption) (A, error)
 
@@ -53,7 +57,7 @@ func ask[Q, A any](ctx context.Context, c *Client, what string, call viewCall[Q,
 	if err != nil {
 		return none, err
 	}
-	answer, err := call(controlv1.NewViewClient(l.control()), ctx, question)
+	answer, err := call(controlv1.NewViewClient(l.control()), ctx, question, grpc.MaxCallRecvMsgSize(maxView))
 	if err != nil {
 		return none, &callError{what, err}
 	}

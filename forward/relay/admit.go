@@ -30,6 +30,9 @@ func (s *Server) admit(ctx context.Context, v *visitor) (Identity, *tunnel.Carri
 	}
 	reply := stream.Reply{Version: stream.Version}
 	if err != nil {
+		// The old deadline may be what went wrong, and a write cut short by it
+		// would spoil the farewell of TLS.
+		_ = carrier.SetDeadline(time.Now().Add(refusalTime))
 		reply.Code, reply.Text = stream.CodeOf(err), textOf(err)
 		_ = stream.WriteReply(carrier, &reply)
 		_ = carrier.Close()

@@ -38,6 +38,9 @@ func newHouse(t testing.TB, cfg Config) *house {
 	if cfg.Auth == nil {
 		cfg.Auth = credentials()
 	}
+	if cfg.SettleTime == 0 {
+		cfg.SettleTime = -1
+	}
 	cfg.Log = slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if h.s, err = New(cfg); err != nil {

@@ -18,6 +18,9 @@ func (p *splice) answer() bool {
 	switch {
 	case err != nil:
 		p.abort(p.noAnswer(err))
+	case reply.Code == stream.GoingAway:
+		// To the client the same code would say that this relay leaves.
+		p.abort(verdict{code: stream.AgentOffline, text: p.down.name + " is going away", by: &p.down})
 	case reply.Code != stream.OK:
 		p.abort(verdict{code: reply.Code, text: reply.Text, by: &p.down})
 	default:

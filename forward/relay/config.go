@@ -58,6 +58,11 @@ type Config struct {
 	// that lives on. 0 means 30 s.
 	RevalidateEvery time.Duration
 
+	// SettleTime is how long after the start a stream to a pod that no agent has
+	// reported yet waits for the report: the agents of a relay that was started
+	// again are on their way back. 0 means 5 s, less means not at all.
+	SettleTime time.Duration
+
 	// DrainTimeout is how long running streams may go on after the end of
 	// Serve's context. 0 means 30 s.
 	DrainTimeout time.Duration
@@ -71,6 +76,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.OpenTimeout, 15*time.Second)
 	setDefault(&c.RevalidateEvery, 30*time.Second)
 	setDefault(&c.DrainTimeout, 30*time.Second)
+	if c.SettleTime == 0 {
+		c.SettleTime = 5 * time.Second
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -24,6 +24,11 @@ type nodes struct {
 	mu   sync.Mutex
 	all  map[string]*node
 	pods map[podName][]*pod
+
+	// A relay that has just started knows nothing: until settled an unknown pod
+	// is waited for, and changed is closed at each report.
+	settled time.Time
+	changed chan struct{}
 }
 
 type podName struct{ namespace, name string }
@@ -73,8 +78,11 @@ func (t *tunnelTo) announce(g *controlv1.GoingAway) {
 	}
 }
 
-func newNodes(maxPods int) *nodes {
-	return &nodes{maxPods: maxPods, all: make(map[string]*node), pods: make(map[podName][]*pod)}
+func newNodes(maxPods int, settled time.Time) *nodes {
+	return &nodes{
+		maxPods: maxPods, all: make(map[string]*node), pods: make(map[podName][]*pod),
+		settled: settled, changed: make(chan struct{}),
+	}
 }
 
 // add registers a tunnel. Tunnels of the same instance are a pool; those of an
@@ -188,6 +196,8 @@ func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) (rival *controlv1.
 		}
 		ns.pods[key] = append(ns.pods[key], p)
 	}
+	close(ns.changed)
+	ns.changed = make(chan struct{})
 	return rival, nil
 }
 
@@ -238,19 +248,49 @@ func (ns *nodes) drop(t *tunnelTo, uid string) {
 	ns.pods[key] = left
 }
 
-// Locate finds a pod among those the agents reported.
-func (ns *nodes) Locate(_ context.Context, _ Identity, t Target) (Place, error) {
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	found := ns.pods[podName{t.Namespace, t.Pod}]
-	if len(found) == 0 {
-		return Place{}, &stream.Error{
-			Code: stream.PodNotFound,
-			Text: fmt.Sprintf("no connected node reports a pod %s in namespace %s", t.Pod, t.Namespace),
+// Locate finds a pod among those the agents reported. While the relay is fresh it
+// waits for one that is not, since its agents are on their way back.
+func (ns *nodes) Locate(ctx context.Context, _ Identity, t Target) (Place, error) {
+	for {
+		place, changed, found := ns.find(podName{t.Namespace, t.Pod})
+		if found {
+			return place, nil
+		}
+		if !awaitReport(ctx, changed, ns.settled) {
+			return Place{}, &stream.Error{
+				Code: stream.PodNotFound,
+				Text: fmt.Sprintf("no connected node reports a pod %s in namespace %s", t.Pod, t.Namespace),
+			}
 		}
 	}
-	p := slices.MinFunc(found, newestFirst)
-	return Place{Node: p.GetNode(), UID: p.GetUid()}, nil
+}
+
+func (ns *nodes) find(name podName) (place Place, changed <-chan struct{}, found bool) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	pods := ns.pods[name]
+	if len(pods) == 0 {
+		return Place{}, ns.changed, false
+	}
+	p := slices.MinFunc(pods, newestFirst)
+	return Place{Node: p.GetNode(), UID: p.GetUid()}, nil, true
+}
+
+// awaitReport waits for a report and tells whether there was one in time.
+func awaitReport(ctx context.Context, changed <-chan struct{}, until time.Time) bool {
+	left := time.Until(until)
+	if left <= 0 {
+		return false
+	}
+	limit := time.NewTimer(left)
+	defer limit.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // listPods returns the reported pods of a namespace ("" for all), one for each

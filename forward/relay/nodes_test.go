@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -48,7 +49,7 @@ func plainTunnel(ns *nodes, node, instance string) *tunnelTo {
 }
 
 func TestReports(t *testing.T) {
-	ns := newNodes(4)
+	ns := newNodes(4, time.Time{})
 	a := plainTunnel(ns, "a", "1")
 	change(t, ns, a, report(true, "shop/web=1", "shop/db=2"))
 	if got := locate(t, ns, "shop/web"); got != "a 1" {
@@ -88,7 +89,7 @@ func TestHostileReports(t *testing.T) {
 		"nothing":        nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			ns := newNodes(4)
+			ns := newNodes(4, time.Time{})
 			a := plainTunnel(ns, "a", "1")
 			if _, err := ns.change(a, &controlv1.PodChanges{Upsert: []*controlv1.Pod{{Namespace: "s", Name: "good", Uid: "0"}, p}}); err == nil {
 				t.Error("it was taken")
@@ -103,7 +104,7 @@ func TestHostileReports(t *testing.T) {
 // The newest pod of a name wins, whoever reports it; a pod from the future is
 // new and no more, and of two nodes that claim one name the log hears.
 func TestTwoNodesReportOnePod(t *testing.T) {
-	ns := newNodes(4)
+	ns := newNodes(4, time.Time{})
 	a, b, c := plainTunnel(ns, "a", "1"), plainTunnel(ns, "b", "1"), plainTunnel(ns, "c", "1")
 	at := func(uid string, when time.Time) *controlv1.PodChanges {
 		return &controlv1.PodChanges{Upsert: []*controlv1.Pod{{
@@ -242,4 +243,29 @@ func TestNodesConcurrently(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	close(stop)
 	all.Wait()
+}
+
+func TestAFreshRelayWaitsForItsAgents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ns := newNodes(4, time.Now().Add(5*time.Second))
+		began := time.Now()
+		on := &tunnelTo{node: "node1", pods: make(map[string]*pod)}
+		go func() {
+			time.Sleep(time.Second)
+			_, _ = ns.change(on, &controlv1.PodChanges{Upsert: []*controlv1.Pod{{Namespace: "s", Name: "other", Uid: "0"}}})
+			time.Sleep(time.Second)
+			_, _ = ns.change(on, &controlv1.PodChanges{Upsert: []*controlv1.Pod{{Namespace: "s", Name: "p", Uid: "1"}}})
+		}()
+		place, err := ns.Locate(t.Context(), Identity{}, Target{Namespace: "s", Pod: "p"})
+		if err != nil || place.UID != "1" || time.Since(began) != 2*time.Second {
+			t.Errorf("%+v, %v after %s", place, err, time.Since(began))
+		}
+		_, err = ns.Locate(t.Context(), Identity{}, Target{Namespace: "s", Pod: "nowhere"})
+		if stream.CodeOf(err) != stream.PodNotFound || time.Since(began) != 5*time.Second {
+			t.Errorf("unknown pod: %v after %s", err, time.Since(began))
+		}
+		if _, err = ns.Locate(t.Context(), Identity{}, Target{Namespace: "s", Pod: "nowhere"}); err == nil || time.Since(began) != 5*time.Second {
+			t.Errorf("a settled relay waited until %s: %v", time.Since(began), err)
+		}
+	})
 }

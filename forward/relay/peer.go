@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,9 @@ import (
 // maxControls bounds the control streams of one session: gRPC holds several
 // goroutines for each. An honest peer has one, two while it replaces it.
 const maxControls = 8
+
+// refusalTime bounds how long a refusal may take to be sent.
+const refusalTime = time.Second
 
 var (
 	errSilent = errors.New("agent did not register in time")
@@ -121,6 +125,9 @@ func (p *peer) stream(ctx context.Context, st *tunnel.Stream) {
 	_ = st.SetDeadline(time.Now().Add(p.srv.cfg.OpenTimeout))
 	open, err := stream.ReadOpen(st)
 	if err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) && p.sess.Err() == nil {
+			err = &stream.Error{Code: stream.Malformed, Text: "open ends before its end"}
+		}
 		p.srv.metrics.refused("open")
 		refuse(st, err)
 		return
@@ -180,7 +187,7 @@ func (c *control) gone() { c.once.Do(func() { c.of.controls.Add(-1) }) }
 // refuse answers an Open with an error and ends the stream. The reply goes out
 // within a second or not at all.
 func refuse(st *tunnel.Stream, err error) {
-	_ = st.SetDeadline(time.Now().Add(time.Second))
+	_ = st.SetDeadline(time.Now().Add(refusalTime))
 	b, aerr := stream.AppendReply(nil, &stream.Reply{Version: stream.Version, Code: stream.CodeOf(err), Text: textOf(err)})
 	if aerr == nil {
 		_, _ = st.WriteLast(b)

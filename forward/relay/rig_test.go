@@ -100,6 +100,9 @@ func newRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, judge: &judge{}, log: &lines{}}
 	cfg.TLS, cfg.Auth = &tls.Config{}, r.judge
+	if cfg.SettleTime == 0 {
+		cfg.SettleTime = -1
+	}
 	cfg.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if r.s, err = New(cfg); err != nil {

@@ -58,7 +58,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		id:       hex.EncodeToString(id[:]),
 		started:  time.Now(),
-		nodes:    newNodes(cfg.MaxPodsPerNode),
+		nodes:    newNodes(cfg.MaxPodsPerNode, time.Now().Add(cfg.SettleTime)),
 		noise:    newNoise(cfg.Log),
 		agents:   rpc.NewListener(),
 		clients:  rpc.NewListener(),
@@ -114,6 +114,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var conns sync.WaitGroup
 	err := s.accept(ctx, lives, l, &conns)
 	_ = l.Close()
+	s.cfg.Log.Info("relay is going away", "streams", s.flows.len(), "drain_timeout", s.cfg.DrainTimeout.String())
 	close(s.draining)
 	s.flows.close()
 	s.nodes.goingAway(errShutdown.Text, s.cfg.DrainTimeout)
@@ -189,7 +190,11 @@ func (s *Server) connection(lives map[Role]context.Context, v *visitor) {
 	log.Debug("session opened")
 	err = p.serve(lives[who.Role])
 	_ = sess.CloseWithError(err)
-	log.Info("session ended", "err", err)
+	if errors.Is(err, tunnel.ErrHungUp) {
+		log.Info("session ended")
+	} else {
+		log.Info("session ended", "err", err)
+	}
 }
 
 // registry and view are the two control planes; neither serves the other's

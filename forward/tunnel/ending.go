@@ -56,8 +56,8 @@ func (s *Session) stop(cause error) {
 // stragglers have left.
 func (s *Session) hold(err error) error {
 	defer s.heldOnce.Do(func() { close(s.held) })
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	if errors.Is(err, io.EOF) { // TLS says so only after a farewell
+		err = ErrHungUp
 	}
 	s.fail(err)
 	limit := time.NewTimer(releaseLimit)

@@ -18,6 +18,10 @@ var (
 	// stream of a lost session did not end, it broke off.
 	ErrLost = errors.New("tunnel lost")
 
+	// ErrHungUp is in the chain of ErrLost when the peer ended the session on
+	// purpose. A peer that crashed says no farewell.
+	ErrHungUp = errors.New("the peer hung up")
+
 	// ErrTooManyStreams means that the session carries as many streams as it
 	// may. Others can be opened when some have ended, or over another session.
 	ErrTooManyStreams = errors.New("too many streams on this tunnel")
