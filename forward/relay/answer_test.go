@@ -24,6 +24,13 @@ func TestEveryAnswerReachesTheClient(t *testing.T) {
 			},
 			code: stream.NotListening,
 		},
+		"agent is going away": { // the client must not think that the relay is
+			act: func(t *testing.T, _ *link, a *tunnel.Stream) {
+				answer(t, a, stream.GoingAway, "agent is shutting down")
+				_ = a.Close()
+			},
+			code: stream.AgentOffline,
+		},
 		"refusal with a code of the future": {
 			act:  func(t *testing.T, _ *link, a *tunnel.Stream) { answer(t, a, 999, "nobody is in") },
 			code: 999, agent: "cut",
