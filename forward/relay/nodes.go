@@ -2,7 +2,6 @@ package relay
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -246,51 +245,6 @@ func (ns *nodes) drop(t *tunnelTo, uid string) {
 		return
 	}
 	ns.pods[key] = left
-}
-
-// Locate finds a pod among those the agents reported. While the relay is fresh it
-// waits for one that is not, since its agents are on their way back.
-func (ns *nodes) Locate(ctx context.Context, _ Identity, t Target) (Place, error) {
-	for {
-		place, changed, found := ns.find(podName{t.Namespace, t.Pod})
-		if found {
-			return place, nil
-		}
-		if !awaitReport(ctx, changed, ns.settled) {
-			return Place{}, &stream.Error{
-				Code: stream.PodNotFound,
-				Text: fmt.Sprintf("no connected node reports a pod %s in namespace %s", t.Pod, t.Namespace),
-			}
-		}
-	}
-}
-
-func (ns *nodes) find(name podName) (place Place, changed <-chan struct{}, found bool) {
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	pods := ns.pods[name]
-	if len(pods) == 0 {
-		return Place{}, ns.changed, false
-	}
-	p := slices.MinFunc(pods, newestFirst)
-	return Place{Node: p.GetNode(), UID: p.GetUid()}, nil, true
-}
-
-// awaitReport waits for a report and tells whether there was one in time.
-func awaitReport(ctx context.Context, changed <-chan struct{}, until time.Time) bool {
-	left := time.Until(until)
-	if left <= 0 {
-		return false
-	}
-	limit := time.NewTimer(left)
-	defer limit.Stop()
-	select {
-	case <-changed:
-		return true
-	case <-limit.C:
-	case <-ctx.Done():
-	}
-	return false
 }
 
 // listPods returns the reported pods of a namespace ("" for all), one for each
