@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -192,7 +193,7 @@ func (u *uplink) renew(ctx context.Context) {
 	a := u.agent
 	said := complaint{log: a.cfg.Log}
 	registry := controlv1.NewRegistryClient(u.control)
-	for ok := !u.renewAt.IsZero(); ok; ok = sleep(ctx, upperHalf(renewCheck)) {
+	for ok := !u.renewAt.IsZero(); ok; ok = connect.Sleep(ctx, connect.UpperHalf(renewCheck)) {
 		if time.Now().Before(u.renewAt) {
 			continue
 		}

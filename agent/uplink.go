@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -34,9 +33,9 @@ func (a *Agent) keep(ctx, hard context.Context, relay string) {
 	var tunnels sync.WaitGroup
 	defer tunnels.Wait()
 	slots := make(chan struct{}, maxTunnels)
-	pause := backoff{limit: a.cfg.MaxBackoff}
+	pause := connect.Backoff{First: firstPause, Max: a.cfg.MaxBackoff}
 	said := complaint{log: a.cfg.Log}
-	for sleep(ctx, pause.next()) && occupy(ctx, slots) {
+	for connect.Sleep(ctx, pause.Next()) && occupy(ctx, slots) {
 		up, err := a.dial(ctx, relay)
 		if err != nil {
 			<-slots
@@ -58,7 +57,7 @@ func (a *Agent) keep(ctx, hard context.Context, relay string) {
 		case <-ctx.Done():
 		}
 		if time.Since(began) >= settled {
-			pause = backoff{limit: a.cfg.MaxBackoff}
+			pause.Reset()
 		}
 	}
 }
@@ -123,41 +122,4 @@ func (c *complaint) warn(msg, relay string, err error) {
 		level, c.last, c.at = slog.LevelWarn, text, time.Now()
 	}
 	c.log.Log(context.Background(), level, msg, "relay", relay, "err", err)
-}
-
-// backoff gives the pauses between attempts: none, then from firstPause
-// doubling up to limit, each drawn from its upper half so that the agents of a
-// lost relay do not come back in step.
-type backoff struct {
-	limit time.Duration
-	last  time.Duration
-	begun bool
-}
-
-func (b *backoff) next() time.Duration {
-	if !b.begun {
-		b.begun = true
-		return 0
-	}
-	b.last = min(max(2*b.last, firstPause), b.limit)
-	return upperHalf(b.last)
-}
-
-func upperHalf(d time.Duration) time.Duration {
-	return d/2 + rand.N(d/2+1) //nolint:gosec // no secret
-}
-
-// sleep waits for d and tells whether ctx still lives.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

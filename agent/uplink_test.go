@@ -18,21 +18,6 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-func TestBackoff(t *testing.T) {
-	for range 100 {
-		b := backoff{limit: 5 * time.Second}
-		if d := b.next(); d != 0 {
-			t.Fatalf("the first pause is %v", d)
-		}
-		for i, most := range []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000} {
-			most *= time.Millisecond
-			if d := b.next(); d < most/2 || d > most {
-				t.Fatalf("pause %d is %v, want %v to %v", i+1, d, most/2, most)
-			}
-		}
-	}
-}
-
 // fixed is an Identity that answers with one error.
 type fixed struct {
 	err     error

@@ -203,10 +203,10 @@ func TestJoinEndings(t *testing.T) {
 		for _, kb := range kinds {
 			t.Run(ka.name+"-"+kb.name, func(t *testing.T) {
 				for _, tt := range endings {
+					if tt.watch && ka.name == "plain" {
+						continue // it is no AbortWaiter
+					}
 					t.Run(tt.name, func(t *testing.T) {
-						if tt.watch && ka.name == "plain" {
-							t.Skip("a is no AbortWaiter")
-						}
 						j := start(t, ka.mk, kb.mk, tt.spoil)
 						tt.act(j)
 						if x := readToEnd(j.x); x != tt.x {

@@ -2,8 +2,9 @@ package client
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 )
 
 const (
@@ -15,35 +16,11 @@ const (
 	kickFloor = 250 * time.Millisecond
 )
 
-// backoff gives the pauses between attempts: 0, then from 50 ms on twice as
-// long each time up to max, each drawn from its upper half so that the clients
-// of a lost relay do not return in step.
-type backoff struct {
-	max  time.Duration
-	last time.Duration // before the draw, -1 after the immediate attempt
-}
-
-func (b *backoff) next() time.Duration {
-	switch b.last {
-	case 0:
-		b.last = -1
-		return 0
-	case -1:
-		b.last = firstPause
-	default:
-		b.last = min(2*b.last, b.max)
-	}
-	b.last = min(b.last, b.max)
-	return b.last/2 + rand.N(b.last/2+1) //nolint:gosec // nobody gains from guessing it
-}
-
-func (b *backoff) reset() { b.last = 0 }
-
 // wait pauses for d or until ctx ends. Somebody who waits for a session cuts
 // it short, but not below kickFloor.
 func (c *Client) wait(ctx context.Context, d time.Duration) {
 	floor := min(d, kickFloor)
-	if !sleep(ctx, floor) || d == floor {
+	if !connect.Sleep(ctx, floor) || d == floor {
 		return
 	}
 	t := time.NewTimer(d - floor)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 )
 
 // Relay is one way in.
@@ -147,7 +148,7 @@ func (c *Client) Connect(ctx context.Context) error {
 func (c *Client) Run(ctx context.Context) error {
 	defer c.Close() // sessions that end have nobody to tell
 	c.setOnce(false)
-	pause := backoff{max: c.cfg.MaxBackoff}
+	pause := connect.Backoff{First: firstPause, Max: c.cfg.MaxBackoff}
 	avoid := ""
 	for ctx.Err() == nil {
 		if c.isClosed() {
@@ -172,14 +173,14 @@ func (c *Client) Run(ctx context.Context) error {
 		default:
 			avoid = c.keep(ctx, l, &pause)
 		}
-		c.wait(ctx, pause.next())
+		c.wait(ctx, pause.Next())
 	}
 	return nil
 }
 
 // keep uses l until it is lost, retired or ctx ends, and returns the relay to
 // try last next time, if any.
-func (c *Client) keep(ctx context.Context, l *link, pause *backoff) (avoid string) {
+func (c *Client) keep(ctx context.Context, l *link, pause *connect.Backoff) (avoid string) {
 	if err := c.install(l); err != nil {
 		return ""
 	}
@@ -197,7 +198,7 @@ func (c *Client) keep(ctx context.Context, l *link, pause *backoff) (avoid strin
 	}
 	// A relay that accepts and drops at once must not be hammered.
 	if time.Since(began) >= c.cfg.MaxBackoff {
-		pause.reset()
+		pause.Reset()
 	}
 	return avoid
 }

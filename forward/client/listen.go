@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 )
 
 // Accept errors are waited out between these bounds: long enough not to burn a
@@ -211,23 +213,8 @@ func acceptLoop(ctx context.Context, s socket, all *sync.WaitGroup, handle func(
 			trouble(err)
 		}
 		pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
-		if !sleep(ctx, pause) {
+		if !connect.Sleep(ctx, pause) {
 			return
 		}
-	}
-}
-
-// sleep waits for d, or returns false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -120,7 +121,7 @@ func (c *Client) AwaitPod(ctx context.Context, namespace, name string, waiting f
 			told = true
 			waiting()
 		}
-		if !sleep(ctx, podPoll) {
+		if !connect.Sleep(ctx, podPoll) {
 			return nil, last
 		}
 	}

@@ -60,7 +60,8 @@ func runAll(t *testing.T, mk func() (a, b forward.Conn, stop func(), err error),
 					}
 					err = guard(a, b, stop, c.run)
 					if errors.Is(err, errNotOffered) {
-						t.Skip(err)
+						t.Log(err) // an optional part: there is nothing to check
+						return
 					}
 					if err != nil {
 						t.Fatalf("swapped %v: %v", swap, err)
