@@ -163,6 +163,10 @@ size: $(SERVER_PLATFORMS:%=cross/culvert/%) $(SERVER_PLATFORMS:%=cross/culvert-r
 		done; \
 	done
 
+.PHONY: footprint
+footprint: deps ## idle memory of the programs; asks sudo for root
+	@$(AS_ROOT) $(GO) run ./test/demo -footprint
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin $(CACHE) test/artifacts

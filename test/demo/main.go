@@ -20,14 +20,18 @@ import (
 
 func main() {
 	stay := flag.Bool("stay", false, "leave a relay, an agent and a pod running for trying by hand")
+	idle := flag.Bool("footprint", false, "print what the programs hold in memory while nothing happens")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := prepare()
 	if err == nil {
-		if *stay {
+		switch {
+		case *stay:
 			err = run(ctx)
-		} else {
+		case *idle:
+			err = footprint(ctx)
+		default:
 			err = demo(ctx)
 		}
 	}
