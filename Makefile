@@ -9,7 +9,7 @@ COMMANDS := culvert culvert-relay culvert-agent
 CACHE    := $(CURDIR)/.cache
 TOOLS    := $(CACHE)/tools
 RUNTIME  := $(CACHE)/bin
-AS_ROOT  := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+AS_ROOT  := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)")
 BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -tags grpcnotrace -ldflags '-s -w'
 
 # The client runs on people's machines, the other two on servers.
