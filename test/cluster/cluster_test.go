@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -164,6 +165,14 @@ func inside(t *testing.T, c *Cluster, pod deployed) {
 		if found, err := filepath.Glob(node.Path(pattern)); err != nil || len(found) != 1 {
 			t.Errorf("%s of %s: %q, %v", pattern, node.Name(), found, err)
 		}
+	}
+	p, err := node.Containerd.FindPod(t.Context(), "default", pod.Metadata.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
+	if err != nil || !strings.Contains(string(groups), node.Containerd.Cgroup()+"/kubepods/") {
+		t.Errorf("the pod is where no reaper finds it, %v:\n%s", err, groups)
 	}
 	out, err := node.Host.RunCommand(t.Context(), node.Command(lab.Command{Path: "hostname"}))
 	if err != nil || out != node.Name()+"\n" {

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,4 +56,27 @@ func startMachine(host *lab.Host, dir string) (*lab.Process, error) {
 		return nil, fmt.Errorf("make node %s: %w", host.Name(), err)
 	}
 	return p, nil
+}
+
+// makeCgroup makes the cgroup of a node in every hierarchy; containerd's reaper
+// removes it. Without a root of its own, kubelet would have containers put where
+// those of every other runtime on the machine are, and no reaper could find them.
+func makeCgroup(name string) error {
+	const root = "/sys/fs/cgroup"
+	hierarchies := []string{root} // cgroup v2
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); errors.Is(err, os.ErrNotExist) {
+		if hierarchies, err = filepath.Glob(root + "/*/cgroup.procs"); err != nil {
+			return err
+		}
+		for i, file := range hierarchies {
+			hierarchies[i] = filepath.Dir(file)
+		}
+	}
+	var errs []error
+	for _, dir := range hierarchies {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

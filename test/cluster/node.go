@@ -79,7 +79,8 @@ func (c *Cluster) startNode(ctx context.Context, name string) (*Node, error) {
 	})
 	err3 := c.prepareKubelet(n, dir)
 	err4 := c.prepareProxy(n, dir)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	err5 := makeCgroup(n.Containerd.Cgroup())
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return n, fmt.Errorf("node %s: %w", name, err)
 	}
 	return n, nil
@@ -115,7 +116,7 @@ func kubeletConfig(n *Node, clientCA string, serving keyPair) any {
 		},
 		"authorization": object{"mode": "Webhook"},
 		"failCgroupV1":  false, "cgroupDriver": "cgroupfs", "cgroupRoot": n.Containerd.Cgroup(),
-		"cgroupsPerQOS": false, "enforceNodeAllocatable": []string{}, "failSwapOn": false,
+		"cgroupsPerQOS": true, "enforceNodeAllocatable": []string{}, "failSwapOn": false,
 		// A full disk must not end tests that need none of it, and images that
 		// were imported cannot be pulled again.
 		"evictionHard": object{

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,7 +21,8 @@ import (
 const dieEnv = "CLUSTER_TEST_DIE"
 
 // footprints are what command lines, mounts and cgroups of a cluster have in
-// their names: its directories, each with a name of its own.
+// their names: its directories, each with a name of its own. The number of a
+// process may be added.
 func footprints(c *Cluster) []string {
 	prints := []string{c.Network.Dir()}
 	for _, n := range c.Nodes {
@@ -35,6 +37,12 @@ func remains(prints []string) []string {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, mark := range prints {
+		if pid, err := strconv.Atoi(mark); err == nil {
+			if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+				left = append(left, "process "+mark)
+			}
+			continue
+		}
 		if bytes.Contains(mounts, []byte(mark)) {
 			left = append(left, "mount below "+mark)
 		}
@@ -83,7 +91,7 @@ func TestKilled(t *testing.T) {
 		t.Fatalf("the victim ended with %v: %s", err, out)
 	}
 	prints := strings.Fields(string(out))
-	if len(prints) != 2 {
+	if len(prints) != 3 {
 		t.Fatalf("the victim said %q", out)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), longEnough)
@@ -112,7 +120,11 @@ func dieWithCluster(t *testing.T) {
 	if _, err := c.Kubectl(ctx, "rollout", "status", "deployment/web"); err != nil {
 		t.Fatal(errors.Join(err, c.Close()))
 	}
-	fmt.Println(strings.Join(footprints(c), " "))
+	pod, err := c.Nodes["node"].Containerd.FindPod(ctx, "default", list(t, c)[0].Metadata.Name)
+	if err != nil {
+		t.Fatal(errors.Join(err, c.Close()))
+	}
+	fmt.Println(strings.Join(footprints(c), " "), pod.PID)
 	syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
 }
