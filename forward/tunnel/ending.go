@@ -56,7 +56,12 @@ func (s *Session) stop(cause error) {
 // stragglers have left.
 func (s *Session) hold(err error) error {
 	defer s.heldOnce.Do(func() { close(s.held) })
-	if errors.Is(err, io.EOF) { // TLS says so only after a farewell
+	if errors.Is(err, io.EOF) {
+		// crypto/tls takes the end of the connection for a farewell, also where
+		// a process died.
+		err = io.ErrUnexpectedEOF
+	}
+	if s.in.goodbye {
 		err = ErrHungUp
 	}
 	s.fail(err)
@@ -83,6 +88,7 @@ func (s *Session) CloseWithError(cause error) error {
 	alive := s.dead.Load() == nil
 	if alive {
 		s.closing.Store(true)
+		s.out.inject(muxControl(typeGoAway, 0, 0, 0)) // the last word: this is no crash
 	}
 	if alive && s.out.drain(flushLimit) {
 		s.farewell(cause)

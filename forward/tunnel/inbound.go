@@ -36,11 +36,12 @@ type inbound struct {
 	pending []byte // whole frames for the local session
 
 	// Only the reader touches these.
-	part []byte // what is left of a pending frame
-	hdr  [muxHeader]byte
-	have int    // bytes of hdr
-	body uint32 // bytes of the current frame's body still to come
-	err  error
+	goodbye bool   // the peer said that it ends the session
+	part    []byte // what is left of a pending frame
+	hdr     [muxHeader]byte
+	have    int    // bytes of hdr
+	body    uint32 // bytes of the current frame's body still to come
+	err     error
 
 	pingBudget float64
 	pingSeen   time.Duration
@@ -148,6 +149,8 @@ func (in *inbound) header() error {
 		return errNotMux
 	case typ == typeGoAway && value != 0:
 		return errGoAway
+	case typ == typeGoAway:
+		in.goodbye = true
 	case typ == typeData:
 		in.body = value
 	case typ == typePing && flags&flagSYN != 0 && !in.mayPing():

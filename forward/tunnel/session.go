@@ -320,6 +320,8 @@ func (s *Session) translate(err error) error {
 	case errors.Is(err, yamux.ErrSessionShutdown):
 		s.fail(err)
 		return s.dead.Load()
+	case errors.Is(err, yamux.ErrRemoteGoAway): // the connection is about to end
+		return &lostError{peer: s.car.RemoteAddr().String(), cause: ErrHungUp}
 	}
 	return err
 }

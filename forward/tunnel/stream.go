@@ -196,14 +196,22 @@ func (st *Stream) push(p []byte) (int, error) {
 }
 
 // WriteLast writes p and ends this direction, in one packet where it can.
+//
+// p holds the end mark of the stream. A peer that hangs up on purpose meanwhile
+// did so because it has it: had it still waited for more it would have said so
+// by a reset. So that is no error; one that broke off is.
 func (st *Stream) WriteLast(p []byte) (int, error) {
 	st.sess.out.expectEnd(len(p))
 	n, err := st.Write(p)
-	if err != nil {
+	if err == nil {
+		err = st.CloseWrite()
+	} else {
 		st.sess.out.expectEnd(0)
-		return n, err
 	}
-	return n, st.CloseWrite()
+	if errors.Is(err, ErrHungUp) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 // CloseWrite ends this direction: the peer reads what was written and then
