@@ -25,14 +25,6 @@ func (e *coded) Error() string { return e.cause.Error() }
 
 func (e *coded) Unwrap() []error { return []error{e.wire, e.cause} }
 
-// textOf is what a peer is told of an error beside its code.
-func textOf(err error) string {
-	if e := (*stream.Error)(nil); errors.As(err, &e) {
-		return e.Text
-	}
-	return ""
-}
-
 // leaving is what everybody hears when the agent ends.
 func leaving() *stream.Error {
 	return &stream.Error{Code: stream.GoingAway, Text: "agent is shutting down"}
@@ -105,7 +97,7 @@ func outcome(err error) (name, reason string) {
 	case errors.Is(err, forward.ErrReset), errors.Is(err, io.ErrUnexpectedEOF):
 		code, reason = stream.Canceled, "client broke off: "+reason
 	}
-	if code > stream.NameTaken {
+	if !code.Known() {
 		// A peer may send any number, and each would be a series of its own.
 		return "unknown", fmt.Sprintf("%s, %s", code, reason)
 	}

@@ -41,7 +41,7 @@ func (n *nodeService) Describe(ctx context.Context, req *controlv1.DescribeReque
 	if err != nil {
 		// Only the coded part: paths of this node are not the relay's business.
 		err = explain(err, &stream.Open{})
-		return nil, status.Error(codes.Unavailable, textOf(err))
+		return nil, status.Error(codes.Unavailable, stream.TextOf(err))
 	}
 	out := &controlv1.DescribeResponse{Pod: protoPod(pod), Allowed: true}
 	if req.GetPort() != 0 {

@@ -12,13 +12,9 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-const (
-	// maxControls bounds the streams on which one relay asks questions at once.
-	// It needs one; each costs a gRPC connection.
-	maxControls = 8
-	// refusalTime bounds how long a refusal may take to be sent.
-	refusalTime = time.Second
-)
+// maxControls bounds the streams on which one relay asks questions at once. It
+// needs one; each costs a gRPC connection.
+const maxControls = 8
 
 // stream serves one stream a relay opened.
 func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
@@ -27,7 +23,7 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 	open, err := stream.ReadOpen(st)
 	switch {
 	case err != nil:
-		refuse(st, err)
+		st.Refuse(err)
 		a.metrics.stream(err, forward.Stats{})
 		a.cfg.Log.Debug("stream without a request", "relay", u.relay, "err", err)
 	case open.Kind == stream.KindControl:
@@ -37,7 +33,7 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 		defer a.ended()
 		u.forward(ctx, st, open)
 	default:
-		refuse(st, &stream.Error{Code: stream.Unsupported, Text: fmt.Sprintf("streams of kind %s are not served here", open.Kind)})
+		st.Refuse(&stream.Error{Code: stream.Unsupported, Text: fmt.Sprintf("streams of kind %s are not served here", open.Kind)})
 	}
 }
 
@@ -84,7 +80,7 @@ func (u *uplink) forward(ctx context.Context, st *tunnel.Stream, open *stream.Op
 	began := time.Now()
 	pod, conn, err := u.agent.reach(ctx, open)
 	if err != nil {
-		refuse(st, err)
+		st.Refuse(err)
 		u.account(open, pod, forward.Stats{}, err, began)
 		return
 	}
@@ -151,17 +147,6 @@ func (a *Agent) isLeaving() bool {
 	default:
 		return false
 	}
-}
-
-// refuse answers an Open with an error and ends the stream. Only the coded part
-// of the error goes out.
-func refuse(st *tunnel.Stream, err error) {
-	r := &stream.Reply{Version: stream.Version, Code: stream.CodeOf(err), Text: textOf(err)}
-	_ = st.SetDeadline(time.Now().Add(refusalTime))
-	if b, aerr := stream.AppendReply(nil, r); aerr == nil {
-		_, _ = st.WriteLast(b)
-	}
-	_ = st.Close()
 }
 
 // account counts a stream and writes the one line a stream leaves. The pod is

@@ -12,6 +12,9 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
+// refusalTime bounds how long a refusal may take to be sent.
+const refusalTime = time.Second
+
 // admit does what must be done before a peer may cost anything: TLS, the
 // credential, and the answer to it. A session has been counted when it returns
 // without an error.
@@ -33,7 +36,7 @@ func (s *Server) admit(ctx context.Context, v *visitor) (Identity, *tunnel.Carri
 		// The old deadline may be what went wrong, and a write cut short by it
 		// would spoil the farewell of TLS.
 		_ = carrier.SetDeadline(time.Now().Add(refusalTime))
-		reply.Code, reply.Text = stream.CodeOf(err), textOf(err)
+		reply.Code, reply.Text = stream.CodeOf(err), stream.TextOf(err)
 		_ = stream.WriteReply(carrier, &reply)
 		_ = carrier.Close()
 		return who, nil, err

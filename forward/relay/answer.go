@@ -54,7 +54,7 @@ func (p *splice) noAnswer(err error) verdict {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return verdict{code: stream.Timeout, text: name + " did not answer in time"}
 	case errors.As(err, new(*stream.Error)):
-		return verdict{code: stream.CodeOf(err), text: name + " broke the protocol: " + textOf(err)}
+		return verdict{code: stream.CodeOf(err), text: name + " broke the protocol: " + stream.TextOf(err)}
 	}
 	return lostSource(&p.down, err)
 }

@@ -36,7 +36,7 @@ func (m *metrics) session(r Role, n int) { m.sessions[r].Add(float64(n)) }
 // stream counts a stream that has ended.
 func (m *metrics) stream(code stream.Code) {
 	name := code.String()
-	if code > stream.NameTaken {
+	if !code.Known() {
 		name = "unknown" // an agent may send any number, and each would be a series
 	}
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q}`, name)).Inc()

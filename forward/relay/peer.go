@@ -19,9 +19,6 @@ import (
 // goroutines for each. An honest peer has one, two while it replaces it.
 const maxControls = 8
 
-// refusalTime bounds how long a refusal may take to be sent.
-const refusalTime = time.Second
-
 var (
 	errSilent = errors.New("agent did not register in time")
 	errLeft   = errors.New("agent has what it came for, or takes its registration back")
@@ -129,7 +126,7 @@ func (p *peer) stream(ctx context.Context, st *tunnel.Stream) {
 			err = &stream.Error{Code: stream.Malformed, Text: "open ends before its end"}
 		}
 		p.srv.metrics.refused("open")
-		refuse(st, err)
+		st.Refuse(err)
 		return
 	}
 	role := p.who().Role
@@ -140,7 +137,7 @@ func (p *peer) stream(ctx context.Context, st *tunnel.Stream) {
 		p.srv.route(ctx, p, st, open)
 	default:
 		p.srv.metrics.refused("open")
-		refuse(st, &stream.Error{
+		st.Refuse(&stream.Error{
 			Code: stream.Unsupported,
 			Text: fmt.Sprintf("a %s may not open streams of kind %s", role, open.Kind),
 		})
@@ -183,25 +180,3 @@ func (c *control) Close() error {
 }
 
 func (c *control) gone() { c.once.Do(func() { c.of.controls.Add(-1) }) }
-
-// refuse answers an Open with an error and ends the stream. The reply goes out
-// within a second or not at all.
-func refuse(st *tunnel.Stream, err error) {
-	_ = st.SetDeadline(time.Now().Add(refusalTime))
-	b, aerr := stream.AppendReply(nil, &stream.Reply{Version: stream.Version, Code: stream.CodeOf(err), Text: textOf(err)})
-	if aerr == nil {
-		_, _ = st.WriteLast(b)
-	}
-	_ = st.Close()
-}
-
-// textOf is what a peer is told of an error: the text of the coded part, so
-// that addresses and inner workings stay here. Of an internal fault that is
-// nothing.
-func textOf(err error) string {
-	coded := (*stream.Error)(nil)
-	if errors.As(err, &coded) && coded.Code == stream.CodeOf(err) && coded.Code != stream.Internal {
-		return coded.Text
-	}
-	return ""
-}

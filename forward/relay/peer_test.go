@@ -257,7 +257,7 @@ func TestTextOfKeepsSecrets(t *testing.T) {
 		"never ok": {&stream.Error{Code: stream.OK, Text: "/secret"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := textOf(tc.err); got != tc.want {
+			if got := stream.TextOf(tc.err); got != tc.want {
 				t.Errorf("%q", got)
 			}
 			if got := statusOf(tc.err).Error(); strings.Contains(got, "secret") {

@@ -257,7 +257,7 @@ func statusOf(err error) error {
 	case stream.Timeout:
 		code = codes.DeadlineExceeded
 	}
-	text := textOf(err)
+	text := stream.TextOf(err)
 	if text == "" {
 		text = stream.CodeOf(err).String()
 	}

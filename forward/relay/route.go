@@ -28,7 +28,7 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		agent, node, err = s.reach(ctx, p, f, open)
 	}
 	if err != nil {
-		refuse(client, err)
+		client.Refuse(err)
 		s.report(f, verdict{code: stream.CodeOf(err), text: err.Error()})
 		return
 	}

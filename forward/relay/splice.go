@@ -138,7 +138,7 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 	l.count.Add(int(l.seen.Payload() - before))
 	if err != nil {
 		// torn says where dst stands: this chunk does not get there.
-		return verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + textOf(err)}, true
+		return verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + stream.TextOf(err)}, true
 	}
 	reset := l.seen.Reset()
 	write := l.dst.Write
@@ -181,7 +181,7 @@ func (p *splice) watch(ctx context.Context) {
 			return
 		case <-ctx.Done():
 			cause := context.Cause(ctx)
-			p.abort(verdict{code: stream.CodeOf(cause), text: textOf(cause)})
+			p.abort(verdict{code: stream.CodeOf(cause), text: stream.TextOf(cause)})
 		case <-client.Gone():
 			p.abort(lostSource(&p.up, forward.ErrReset))
 		case <-agent.Gone():
@@ -211,7 +211,7 @@ func (p *splice) unlessFinished(l *leg, v verdict) {
 // afterFin judges what comes after FIN. Only RESET may.
 func (p *splice) afterFin(l *leg, b []byte) {
 	if err := l.seen.Scan(b); err != nil {
-		p.abort(verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + textOf(err)})
+		p.abort(verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + stream.TextOf(err)})
 	} else if r := l.seen.Reset(); r != nil {
 		p.abort(verdict{code: r.Code, text: r.Text, by: l})
 	}

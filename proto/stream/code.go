@@ -65,6 +65,10 @@ func (c Code) String() string {
 	return "code-" + strconv.Itoa(int(c))
 }
 
+// Known tells whether c has a name here. A peer may send any number; who counts
+// by code must not count them all.
+func (c Code) Known() bool { return c <= NameTaken }
+
 // Error is an error that crossed the wire or is about to. What survives the
 // crossing is the code and up to MaxText bytes of text; the chain of causes
 // does not.
@@ -104,4 +108,15 @@ func CodeOf(err error) Code {
 		return Canceled
 	}
 	return Internal
+}
+
+// TextOf returns what a peer may be told of err beside CodeOf: the text of the
+// coded part, so that addresses and inner workings stay here. Of an internal
+// fault that is nothing.
+func TextOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) && e != nil && e.Code == CodeOf(err) && e.Code != Internal {
+		return e.Text
+	}
+	return ""
 }
