@@ -33,16 +33,28 @@ var rooms = []room{
 		"the client runs on people's machines: no relay, no agent, no namespaces",
 	},
 	{
-		"forward/relay", []string{"forward", "forward/tunnel/...", "proto/...", "forward/relay/kubectl"},
+		"forward/client/kube", []string{"forward/client"},
+		"where the pod of a target is, asked of the API server as the user; the rest of the client works without",
+	},
+	{
+		"forward/relay", []string{"forward", "forward/tunnel/...", "proto/..."},
 		"the relay must work without Kubernetes; relay/kube plugs into it, not the other way round",
 	},
 	{
-		"forward/relay/kube", []string{"forward/relay", "forward", "proto/..."},
-		"answers the relay's questions about callers and pods; carries no bytes",
+		"forward/relay/kube", []string{"forward/relay", "forward/relay/kubectl", "forward", "forward/tunnel/identity", "proto/..."},
+		"answers the relay's questions about callers and pods, and passes on what is not port-forward",
 	},
 	{
-		"forward/relay/standalone", []string{"forward/tunnel/identity", "proto/stream"},
+		"forward/relay/standalone", []string{"forward/relay/authority", "forward/tunnel/identity", "proto/stream"},
 		"certificates, tokens and names in a directory; knows no stream and no session",
+	},
+	{
+		"forward/relay/kube/keeper", []string{"forward/relay/authority"},
+		"the relay's certificates in a Secret: needs rights of its own, which nothing else should have",
+	},
+	{
+		"forward/relay/authority", []string{"forward/tunnel/identity"},
+		"how a relay makes its certificates, wherever they are kept",
 	},
 	{
 		"forward/relay/kubectl", []string{"forward", "proto/..."},
@@ -112,10 +124,15 @@ var fences = []fence{
 		"comes with the runtime",
 	},
 	{
-		"k8s.io/...", []string{"forward/relay/kube"},
-		"the API server is one of the relay's sources, and the agent must never link its client",
+		"k8s.io/...", []string{"forward/relay/kube/...", "forward/client/kube", "cmd/culvert"},
+		"the API server is asked in few places, and the agent must never link its client",
 	},
-	{"sigs.k8s.io/...", []string{"forward/relay/kube"}, "as k8s.io"},
+	{"sigs.k8s.io/...", []string{"forward/relay/kube/...", "forward/client/kube", "cmd/culvert"}, "as k8s.io"},
+	{
+		"github.com/moby/spdystream/...", []string{"forward/relay/kubectl"},
+		"the wire of kubectl is spoken in one room",
+	},
+	{"github.com/coder/websocket/...", []string{"forward/relay/kubectl"}, "as spdystream"},
 	{
 		"google.golang.org/grpc/...", []string{
 			"forward/tunnel/rpc", "forward/tunnel/connect", "proto/control/v1", "agent", "forward/client", "forward/relay",

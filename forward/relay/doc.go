@@ -71,6 +71,14 @@ type Revalidator interface {
 	Revalidate(ctx context.Context, who Identity) error
 }
 
+// TokenRenewer is an optional part of an Authenticator: it takes the next token
+// of a node whose credential is a token that ends. The new Identity replaces who,
+// whose Name it keeps; renewAt is when the node should come with the next one. A
+// refusal is a *stream.Error.
+type TokenRenewer interface {
+	RenewToken(ctx context.Context, who Identity, token string) (next Identity, renewAt time.Time, err error)
+}
+
 // Issuer makes certificates for nodes. A refusal is a *stream.Error.
 type Issuer interface {
 	// IssueNode answers a joiner: the name is the one in the request.
@@ -94,6 +102,20 @@ type Place struct {
 // Locator finds pods. An unknown pod is a *stream.Error with PodNotFound.
 type Locator interface {
 	Locate(ctx context.Context, who Identity, t Target) (Place, error)
+}
+
+// Forgetter is an optional part of a Locator: it hears that a place it named was
+// wrong, so that it looks again when it is asked the next time. A stream that
+// failed for that reason is tried once more.
+type Forgetter interface {
+	Forget(t Target, wrong Place)
+}
+
+// Overseer decides whether a user is shown what others do. It is asked when a
+// client lists nodes or streams; who is no overseer sees streams of his own only,
+// and no nodes. A Config without one shows everybody everything.
+type Overseer interface {
+	Oversees(ctx context.Context, who Identity) (bool, error)
 }
 
 // Authorizer decides on each stream. A refusal is a *stream.Error.

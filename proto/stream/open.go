@@ -37,7 +37,7 @@ type Open struct {
 	Namespace string // at most MaxNamespace bytes
 	Pod       string // at most MaxPod bytes
 	UID       string // at most MaxUID bytes
-	Port      uint16 // 1 to 65535 for KindForward, 0 for KindControl
+	Port      uint16 // 1 to 65535 for KindForward, 0 for the others
 	User      string // at most MaxUser bytes
 }
 
@@ -188,12 +188,12 @@ func (o *Open) check() error {
 	switch {
 	case o.Kind == 0:
 		return malformed("kind 0")
-	case o.Kind != KindForward && o.Kind != KindControl:
+	case o.Kind != KindForward && o.Kind != KindControl && o.Kind != KindAPI:
 		return unsupported("%s is not known here", o.Kind)
 	case o.Kind == KindForward && o.Port == 0:
 		return malformed("port 0")
-	case o.Kind == KindControl && o.Port != 0:
-		return malformed("port %d on a control stream", o.Port)
+	case o.Kind != KindForward && o.Port != 0:
+		return malformed("port %d on a stream of kind %s", o.Port, o.Kind)
 	}
 	for _, tag := range [...]byte{tagNamespace, tagPod, tagUID, tagUser} {
 		value, name, limit := o.field(tag)

@@ -179,7 +179,7 @@ func (s *script) usage(ts *testscript.TestScript, args []string) error {
 // returns waits until a process is back at what was noted of it.
 func (s *script) returns(ts *testscript.TestScript, name string, p *lab.Process) error {
 	before := s.noted[name]
-	const spareThreads = 8
+	const spareThreads = 32 // the runtime keeps those it once needed while the cores were taken
 	spareMemory := 64 << 20
 	if raceDetector {
 		spareMemory = 512 << 20 // it never gives back what it keeps for each goroutine there was

@@ -130,8 +130,11 @@ func (x *JoinResponse) GetRenewAt() *timestamppb.Timestamp {
 
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As in JoinRequest; the common name must be the caller's node name.
-	Csr           []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	// As in JoinRequest; the common name must be the caller's node name. Empty for
+	// a node that came with a token.
+	Csr []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	// The node's next token, for a node that came with one. At most 16 KiB.
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,8 +176,16 @@ func (x *RenewRequest) GetCsr() []byte {
 	return nil
 }
 
+func (x *RenewRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 type RenewResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for a token.
 	Chain         [][]byte               `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
 	RenewAt       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=renew_at,json=renewAt,proto3" json:"renew_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1468,6 +1479,200 @@ func (x *StreamInfo) GetBytesDown() uint64 {
 	return 0
 }
 
+type CheckRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// 1 to 65535; 0 asks about no port.
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_control_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CheckRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the way. The first one that fails is the last.
+	Steps []*CheckStep `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Set as far as the way was gone.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Uid           string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	AgentVersion  string `protobuf:"bytes,4,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_control_v1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CheckResponse) GetSteps() []*CheckStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CheckResponse) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CheckResponse) GetAgentVersion() string {
+	if x != nil {
+		return x.AgentVersion
+	}
+	return ""
+}
+
+type CheckStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "authorized", "located", "agent" or "policy".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Code of the stream protocol; 0 is success.
+	Code uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	// For people: what was found, or why it failed.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStep) Reset() {
+	*x = CheckStep{}
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStep) ProtoMessage() {}
+
+func (x *CheckStep) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStep.ProtoReflect.Descriptor instead.
+func (*CheckStep) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CheckStep) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckStep) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *CheckStep) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 var File_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_control_v1_control_proto_rawDesc = "" +
@@ -1477,9 +1682,10 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"[\n" +
 	"\fJoinResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x125\n" +
-	"\brenew_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\arenewAt\" \n" +
+	"\brenew_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\arenewAt\"6\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"\\\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"\\\n" +
 	"\rRenewResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x125\n" +
 	"\brenew_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\arenewAt\"\xc9\x01\n" +
@@ -1574,19 +1780,33 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\bbytes_up\x18\t \x01(\x04R\abytesUp\x12\x1d\n" +
 	"\n" +
 	"bytes_down\x18\n" +
-	" \x01(\x04R\tbytesDown2\xf8\x01\n" +
+	" \x01(\x04R\tbytesDown\"R\n" +
+	"\fCheckRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\x8f\x01\n" +
+	"\rCheckResponse\x123\n" +
+	"\x05steps\x18\x01 \x03(\v2\x1d.culvert.control.v1.CheckStepR\x05steps\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12#\n" +
+	"\ragent_version\x18\x04 \x01(\tR\fagentVersion\"K\n" +
+	"\tCheckStep\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail2\xf8\x01\n" +
 	"\bRegistry\x12I\n" +
 	"\x04Join\x12\x1f.culvert.control.v1.JoinRequest\x1a .culvert.control.v1.JoinResponse\x12L\n" +
 	"\x05Renew\x12 .culvert.control.v1.RenewRequest\x1a!.culvert.control.v1.RenewResponse\x12S\n" +
 	"\x06Attend\x12!.culvert.control.v1.AttendRequest\x1a\".culvert.control.v1.AttendResponse(\x010\x012\xb4\x01\n" +
 	"\x04Node\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12U\n" +
-	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\xe5\x02\n" +
+	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\xb3\x03\n" +
 	"\x04View\x12L\n" +
 	"\x05About\x12 .culvert.control.v1.AboutRequest\x1a!.culvert.control.v1.AboutResponse\x12X\n" +
 	"\tListNodes\x12$.culvert.control.v1.ListNodesRequest\x1a%.culvert.control.v1.ListNodesResponse\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12^\n" +
-	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponseB;Z9github.com/culvert-k8s/culvert/proto/control/v1;controlv1b\x06proto3"
+	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponse\x12L\n" +
+	"\x05Check\x12 .culvert.control.v1.CheckRequest\x1a!.culvert.control.v1.CheckResponseB;Z9github.com/culvert-k8s/culvert/proto/control/v1;controlv1b\x06proto3"
 
 var (
 	file_control_v1_control_proto_rawDescOnce sync.Once
@@ -1600,7 +1820,7 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_control_v1_control_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: culvert.control.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: culvert.control.v1.JoinResponse
@@ -1625,51 +1845,57 @@ var file_control_v1_control_proto_goTypes = []any{
 	(*ListStreamsRequest)(nil),    // 20: culvert.control.v1.ListStreamsRequest
 	(*ListStreamsResponse)(nil),   // 21: culvert.control.v1.ListStreamsResponse
 	(*StreamInfo)(nil),            // 22: culvert.control.v1.StreamInfo
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*CheckRequest)(nil),          // 23: culvert.control.v1.CheckRequest
+	(*CheckResponse)(nil),         // 24: culvert.control.v1.CheckResponse
+	(*CheckStep)(nil),             // 25: culvert.control.v1.CheckStep
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	23, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
-	23, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
+	26, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
+	26, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: culvert.control.v1.AttendRequest.register:type_name -> culvert.control.v1.Register
 	8,  // 3: culvert.control.v1.AttendRequest.pods:type_name -> culvert.control.v1.PodChanges
 	9,  // 4: culvert.control.v1.AttendRequest.going_away:type_name -> culvert.control.v1.GoingAway
 	7,  // 5: culvert.control.v1.AttendResponse.registered:type_name -> culvert.control.v1.Registered
 	9,  // 6: culvert.control.v1.AttendResponse.going_away:type_name -> culvert.control.v1.GoingAway
-	23, // 7: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
+	26, // 7: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
 	10, // 8: culvert.control.v1.PodChanges.upsert:type_name -> culvert.control.v1.Pod
-	24, // 9: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
-	23, // 10: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	27, // 9: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
+	26, // 10: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
 	10, // 11: culvert.control.v1.ListPodsResponse.pods:type_name -> culvert.control.v1.Pod
 	10, // 12: culvert.control.v1.DescribeResponse.pod:type_name -> culvert.control.v1.Pod
-	23, // 13: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
+	26, // 13: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
 	19, // 14: culvert.control.v1.ListNodesResponse.nodes:type_name -> culvert.control.v1.NodeInfo
-	23, // 15: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
+	26, // 15: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
 	22, // 16: culvert.control.v1.ListStreamsResponse.streams:type_name -> culvert.control.v1.StreamInfo
-	23, // 17: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
-	0,  // 18: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
-	2,  // 19: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
-	4,  // 20: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
-	11, // 21: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	13, // 22: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
-	15, // 23: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
-	17, // 24: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
-	11, // 25: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	20, // 26: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
-	1,  // 27: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
-	3,  // 28: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
-	5,  // 29: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
-	12, // 30: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	14, // 31: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
-	16, // 32: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
-	18, // 33: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
-	12, // 34: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	21, // 35: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	26, // 17: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
+	25, // 18: culvert.control.v1.CheckResponse.steps:type_name -> culvert.control.v1.CheckStep
+	0,  // 19: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
+	2,  // 20: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
+	4,  // 21: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
+	11, // 22: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	13, // 23: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
+	15, // 24: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
+	17, // 25: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
+	11, // 26: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	20, // 27: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
+	23, // 28: culvert.control.v1.View.Check:input_type -> culvert.control.v1.CheckRequest
+	1,  // 29: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
+	3,  // 30: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
+	5,  // 31: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
+	12, // 32: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	14, // 33: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
+	16, // 34: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
+	18, // 35: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
+	12, // 36: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	21, // 37: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
+	24, // 38: culvert.control.v1.View.Check:output_type -> culvert.control.v1.CheckResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -1692,7 +1918,7 @@ func file_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -39,7 +39,8 @@ type RegistryClient interface {
 	// session that presented a join token may call it, and it may call nothing
 	// else.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
-	// Renew replaces the certificate of the calling node. The name stays.
+	// Renew replaces the credential of the calling node: its certificate, or the
+	// token it showed. The name stays.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// Attend registers the tunnel it runs on as a way to the node and lasts as
 	// long as the registration. The first message must be register, the first
@@ -98,7 +99,8 @@ type RegistryServer interface {
 	// session that presented a join token may call it, and it may call nothing
 	// else.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
-	// Renew replaces the certificate of the calling node. The name stays.
+	// Renew replaces the credential of the calling node: its certificate, or the
+	// token it showed. The name stays.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// Attend registers the tunnel it runs on as a way to the node and lasts as
 	// long as the registration. The first message must be register, the first
@@ -369,6 +371,7 @@ const (
 	View_ListNodes_FullMethodName   = "/culvert.control.v1.View/ListNodes"
 	View_ListPods_FullMethodName    = "/culvert.control.v1.View/ListPods"
 	View_ListStreams_FullMethodName = "/culvert.control.v1.View/ListStreams"
+	View_Check_FullMethodName       = "/culvert.control.v1.View/Check"
 )
 
 // ViewClient is the client API for View service.
@@ -385,6 +388,9 @@ type ViewClient interface {
 	ListPods(ctx context.Context, in *ListPodsRequest, opts ...grpc.CallOption) (*ListPodsResponse, error)
 	// ListStreams returns the forwarded streams that are open now.
 	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
+	// Check goes the way of a stream to a port of a pod without opening it, and
+	// says how far it got.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
 type viewClient struct {
@@ -435,6 +441,16 @@ func (c *viewClient) ListStreams(ctx context.Context, in *ListStreamsRequest, op
 	return out, nil
 }
 
+func (c *viewClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, View_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ViewServer is the server API for View service.
 // All implementations must embed UnimplementedViewServer
 // for forward compatibility.
@@ -449,6 +465,9 @@ type ViewServer interface {
 	ListPods(context.Context, *ListPodsRequest) (*ListPodsResponse, error)
 	// ListStreams returns the forwarded streams that are open now.
 	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
+	// Check goes the way of a stream to a port of a pod without opening it, and
+	// says how far it got.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedViewServer()
 }
 
@@ -470,6 +489,9 @@ func (UnimplementedViewServer) ListPods(context.Context, *ListPodsRequest) (*Lis
 }
 func (UnimplementedViewServer) ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListStreams not implemented")
+}
+func (UnimplementedViewServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedViewServer) mustEmbedUnimplementedViewServer() {}
 func (UnimplementedViewServer) testEmbeddedByValue()              {}
@@ -564,6 +586,24 @@ func _View_ListStreams_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _View_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ViewServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: View_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ViewServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // View_ServiceDesc is the grpc.ServiceDesc for View service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -586,6 +626,10 @@ var View_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListStreams",
 			Handler:    _View_ListStreams_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _View_Check_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
