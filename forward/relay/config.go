@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/tls"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
@@ -10,8 +11,8 @@ import (
 
 // Config is what a Server needs. TLS and Auth must be set.
 type Config struct {
-	// TLS is the server's side of the handshake. It must offer
-	// stream.ALPNAgent and stream.ALPNClient and nothing else.
+	// TLS is the server's side of the handshake. It must offer stream.ALPNAgent
+	// and stream.ALPNClient, with HTTP also h2 and http/1.1, and nothing else.
 	TLS *tls.Config
 
 	// Auth says who a peer is.
@@ -26,6 +27,12 @@ type Config struct {
 	// Authorize decides on each stream. nil: every user may reach every pod
 	// the agents let him.
 	Authorize Authorizer
+
+	// HTTP makes the handler of the HTTP door: connections that ask for h2, for
+	// http/1.1 or for no protocol at all are served by it, if TLS lets them in. The
+	// handler sees the TLS state of the connection in the request. It is asked once,
+	// by New. nil: no such door.
+	HTTP func(*Server) http.Handler
 
 	// Version is shown to peers.
 	Version string
