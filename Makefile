@@ -110,7 +110,7 @@ KUBERNETES := $(addprefix $(RUNTIME)/,kube-apiserver kube-controller-manager kub
 CLUSTER_MOD := test/cluster/build/go.mod test/cluster/build/go.sum
 
 .PHONY: cluster-binaries
-cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd ## Kubernetes and etcd for tests with a real cluster, into .cache/bin/; takes long once
+cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd $(RUNTIME)/coredns ## Kubernetes and etcd for tests with a real cluster, into .cache/bin/; takes long once
 
 $(KUBERNETES) &: $(CLUSTER_MOD)
 	@mkdir -p $(RUNTIME)
@@ -124,9 +124,13 @@ $(RUNTIME)/etcd: $(CLUSTER_MOD)
 	CGO_ENABLED=0 $(GO) build -C test/cluster/build -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 	@touch $@
 
+$(RUNTIME)/coredns: test/cluster/dns/main.go test/cluster/dns/go.mod test/cluster/dns/go.sum
+	CGO_ENABLED=0 $(GO) build -C test/cluster/dns -trimpath -ldflags '-s -w' -o $@ .
+	@touch $@
+
 # What the targets for root use beside Go. Missing ones are installed where there
 # is apt-get; NO_INSTALL=1 only names them.
-PACKAGES := gcc libc6-dev pkg-config libseccomp-dev tcpdump iproute2 containernetworking-plugins nftables iptables
+PACKAGES := gcc libc6-dev pkg-config libseccomp-dev tcpdump iproute2 containernetworking-plugins nftables iptables busybox-static
 
 .PHONY: deps
 deps: ## the Debian packages that tests and demo use, as root

@@ -38,6 +38,9 @@ type Config struct {
 	Nodes []string
 	// APIServerArgs are added to the command line of kube-apiserver.
 	APIServerArgs []string
+	// DNS runs CoreDNS in the cluster, so that pods find services by name. It adds
+	// a few seconds.
+	DNS bool
 	// Artifacts is the directory of the logs; it must exist. Empty means one that
 	// Close removes.
 	Artifacts string
@@ -109,6 +112,7 @@ func (c *Cluster) start(ctx context.Context, cfg Config) error {
 		{"hosts, certificates and routes", c.prepare},
 		{"API server; containerd on the nodes", c.startFoundation},
 		{"managers, kubelets, proxies", c.startRest},
+		{"names", c.startNames},
 	} {
 		begin := time.Now()
 		if err := phase.do(ctx, cfg); err != nil {
@@ -196,6 +200,13 @@ func (c *Cluster) startRest(ctx context.Context, _ Config) error {
 		}
 	}
 	return c.awaitAccounts(ctx)
+}
+
+func (c *Cluster) startNames(ctx context.Context, cfg Config) error {
+	if !cfg.DNS {
+		return nil
+	}
+	return c.startDNS(ctx)
 }
 
 // Server returns the URL of the API server.

@@ -63,7 +63,7 @@ func TestCluster(t *testing.T) {
 	before := machineTraces()
 	var prints []string
 	t.Run("up", func(t *testing.T) {
-		c := ForTest(t, Config{}) // closed at the end of this subtest
+		c := ForTest(t, Config{DNS: true}) // closed at the end of this subtest
 		prints = footprints(c)
 		if err := c.Apply(t.Context(), workload); err != nil {
 			t.Fatal(err)
@@ -74,6 +74,7 @@ func TestCluster(t *testing.T) {
 		t.Run("logs", func(t *testing.T) { logs(t, c, pods[0].Metadata.Name) })
 		t.Run("inside", func(t *testing.T) { inside(t, c, pods[0]) })
 		t.Run("services", func(t *testing.T) { services(t, c, pods) })
+		t.Run("toolbox", func(t *testing.T) { toolbox(t, c) })
 		t.Run("identities", func(t *testing.T) { identities(t, c) })
 		t.Run("rebirth", func(t *testing.T) { rebirth(t, c, pods[0]) })
 	})
@@ -215,6 +216,18 @@ func services(t *testing.T, c *Cluster, pods []deployed) {
 			continue
 		}
 		conn.Close()
+	}
+}
+
+// toolbox runs a shell in a pod, which finds a service by its name.
+func toolbox(t *testing.T, c *Cluster) {
+	if err := c.ImportToolbox(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Kubectl(t.Context(), "run", "shell", "--image="+ToolboxImage, "--image-pull-policy=Never", "--restart=Never",
+		"--rm", "-i", "--quiet", "--command", "--", "sh", "-c", "wget -q -O - http://web.default.svc")
+	if err != nil || !strings.HasPrefix(out, "hello from web-") {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 

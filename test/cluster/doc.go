@@ -10,9 +10,9 @@
 // must have imagePullPolicy Never.
 //
 // ClusterIPs are served by kube-proxy in its nftables mode, on the nodes and for
-// their pods; the other hosts reach them over the first node. There is no DNS in
-// the cluster: pods get an empty resolv.conf and reach services by address or by
-// the environment variables that kubelet sets. There is no cloud provider, no
+// their pods; the other hosts reach them over the first node. With
+// Config.DNS a CoreDNS answers for the names of services; without it pods reach
+// services by address or by the environment variables that kubelet sets. There is no cloud provider, no
 // storage provisioner and no network policy.
 //
 // Everything ends with [Cluster.Close] and, should the test process be killed,

@@ -125,7 +125,9 @@ func kubeletConfig(n *Node, clientCA string, serving keyPair) any {
 		},
 		"imageGCHighThresholdPercent": 100,
 		"makeIPTablesUtilChains":      false, // kube-proxy is not in iptables mode
-		"resolvConf":                  "",    // no DNS
+		"resolvConf":                  "",    // nothing outside the cluster has a name
+		"clusterDNS":                  []string{dnsAddr.String()},
+		"clusterDomain":               dnsDomain,
 		"readOnlyPort":                0,
 		// So that a crashed container is back before a test has lost patience.
 		"crashLoopBackOff": object{"maxContainerRestartPeriod": "5s"},

@@ -9,13 +9,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 )
 
-// Image is a container image that holds one static program and nothing else. It
-// is made without a container engine and without a registry.
+// Image is a container image that holds static programs and nothing else. It is
+// made without a container engine and without a registry.
 type Image struct {
 	// Ref is its full name with a tag, such as "culvert.test/pause:1". Required.
 	Ref string
@@ -23,6 +25,11 @@ type Image struct {
 	Program string
 	// Args are put behind the program in the entry point.
 	Args []string
+	// Files are further programs: where they are in the image, without the leading
+	// slash, and where to read them.
+	Files map[string]string
+	// Links are symbolic links in the image, and what they point to.
+	Links map[string]string
 }
 
 // descriptor, as the OCI image format defines it.
@@ -66,16 +73,26 @@ func (i Image) WriteArchive(w io.Writer) error {
 	return nil
 }
 
-// layer is a tar with the program in the root directory.
+// layer is a tar with the program in the root directory, and what else there is.
 func (i Image) layer() ([]byte, error) {
-	program, err := os.ReadFile(i.Program)
-	if err != nil {
-		return nil, err
-	}
+	files := map[string]string{filepath.Base(i.Program): i.Program}
+	maps.Copy(files, i.Files)
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := addFile(w, filepath.Base(i.Program), 0o755, program); err != nil {
-		return nil, err
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		program, err := os.ReadFile(files[name])
+		if err != nil {
+			return nil, err
+		}
+		if err := addFile(w, name, 0o755, program); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.Links)) {
+		link := &tar.Header{Name: name, Linkname: i.Links[name], Mode: 0o777, Typeflag: tar.TypeSymlink}
+		if err := w.WriteHeader(link); err != nil {
+			return nil, err
+		}
 	}
 	return b.Bytes(), w.Close()
 }

@@ -46,7 +46,7 @@ func up(ctx context.Context) (err error) {
 	}
 	fmt.Println("starting Kubernetes; logs are in", logs)
 	begin := time.Now()
-	c, err := cluster.Start(ctx, cluster.Config{Binaries: binaries, Artifacts: logs})
+	c, err := cluster.Start(ctx, cluster.Config{Binaries: binaries, Artifacts: logs, DNS: true})
 	if err != nil {
 		return err
 	}
