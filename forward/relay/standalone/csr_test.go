@@ -79,7 +79,7 @@ func TestIssueNodeRefusesRequest(t *testing.T) {
 	cases := map[string][]byte{
 		"empty":          nil,
 		"junk":           []byte("junk"),
-		"certificate":    b.ca.cert.Raw,
+		"certificate":    b.ca.Cert.Raw,
 		"cut":            good[:len(good)-1],
 		"trailing byte":  append(bytes.Clone(good), 0),
 		"bad signature":  broken,
@@ -148,7 +148,7 @@ func TestIssueNodeCopiesNothing(t *testing.T) {
 	if want := identity.RenewAt(cert); !renewAt.Equal(want) || cert.SerialNumber.BitLen() != 128 {
 		t.Errorf("renew at %v, want %v; serial of %d bits", renewAt, want, cert.SerialNumber.BitLen())
 	}
-	if len(chain) != 2 || !bytes.Equal(chain[1], b.ca.cert.Raw) {
+	if len(chain) != 2 || !bytes.Equal(chain[1], b.ca.Cert.Raw) {
 		t.Error("chain does not end with the authority")
 	}
 }

@@ -5,22 +5,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
-const (
-	maxFile      = 64 << 10
-	maxAdvertise = 100
-	maxHost      = 253
-)
+const maxFile = 64 << 10
 
 // makeDir makes a directory that only its owner can enter, or checks one.
 func makeDir(dir string) error {
@@ -96,54 +87,4 @@ func readPrivate(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: longer than %d bytes", path, maxFile)
 	}
 	return b, nil
-}
-
-// hosts brings advertised addresses into the form of a certificate: without
-// ports, lower case, sorted, each once, the loopback always among them.
-func hosts(advertise []string) ([]string, error) {
-	if len(advertise) > maxAdvertise {
-		return nil, fmt.Errorf("%d advertised names, at most %d are allowed", len(advertise), maxAdvertise)
-	}
-	all := []string{"localhost", "127.0.0.1", "::1"}
-	for _, a := range advertise {
-		host := a
-		if h, port, err := net.SplitHostPort(a); err == nil {
-			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-				return nil, fmt.Errorf("advertised name %q has a bad port", a)
-			}
-			host = h
-		} else if strings.HasPrefix(a, "[") && strings.HasSuffix(a, "]") {
-			host = a[1 : len(a)-1]
-		}
-		if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() == "" {
-			all = append(all, ip.Unmap().String())
-			continue
-		}
-		host = strings.ToLower(strings.TrimSuffix(host, "."))
-		if !validHost(host) {
-			return nil, fmt.Errorf("advertised name %q is neither a host name nor an IP address", a)
-		}
-		all = append(all, host)
-	}
-	slices.Sort(all)
-	return slices.Compact(all), nil
-}
-
-// validHost accepts what certificates and dialers accept: labels of letters,
-// digits, dashes and underscores.
-func validHost(s string) bool {
-	if len(s) > maxHost {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for _, c := range label {
-			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
-				return false
-			}
-		}
-	}
-	return true
 }

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+const day = 24 * time.Hour
+
 var epoch = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
 type clock struct {

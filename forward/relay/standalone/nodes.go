@@ -12,6 +12,11 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
+const (
+	nodeLife     = 90 * 24 * time.Hour
+	nodeBackdate = 5 * time.Minute // for nodes whose clock is behind the relay's
+)
+
 // IssueNode issues a certificate for the node a joining agent names in its
 // request (PKCS#10, DER, at most 8 KiB). The caller has checked the join token.
 // The name and the key are all that is taken from the request. A new name is
@@ -60,7 +65,7 @@ func (s *State) RenewNode(peer *x509.Certificate, csrDER []byte) (chain [][]byte
 
 func (s *State) issueNode(req *request) ([][]byte, time.Time, error) {
 	now := s.now()
-	cert, err := s.ca.sign(&x509.Certificate{
+	cert, err := s.ca.Sign(&x509.Certificate{
 		Subject:     pkix.Name{Organization: []string{identity.OrgNodes}, CommonName: req.name},
 		NotBefore:   now.Add(-nodeBackdate),
 		NotAfter:    now.Add(nodeLife),
@@ -69,7 +74,7 @@ func (s *State) issueNode(req *request) ([][]byte, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("issue certificate of node %q: %w", req.name, err)
 	}
-	return [][]byte{cert.Raw, s.ca.cert.Raw}, identity.RenewAt(cert), nil
+	return [][]byte{cert.Raw, s.ca.Cert.Raw}, identity.RenewAt(cert), nil
 }
 
 // VerifyNode returns the node a certificate stands for: issued by this relay,

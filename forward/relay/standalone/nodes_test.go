@@ -172,7 +172,7 @@ func TestVerifyNodeRefuses(t *testing.T) {
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}
 		change(template)
-		cert, err := b.ca.sign(template, key.Public())
+		cert, err := b.ca.Sign(template, key.Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestVerifyNodeRefuses(t *testing.T) {
 	for name, cert := range map[string]*x509.Certificate{
 		"nil":               nil,
 		"another relay's":   other.join(t, key, "node-1"),
-		"authority":         b.ca.cert,
+		"authority":         b.ca.Cert,
 		"serving":           b.serve(t).Leaf,
 		"a user's":          forge(func(c *x509.Certificate) { c.Subject.Organization = []string{"dev"} }),
 		"for servers":       forge(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }),

@@ -1,19 +1,15 @@
 package standalone
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"path/filepath"
 	"slices"
 
+	"github.com/culvert-k8s/culvert/forward/relay/authority"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
@@ -48,7 +44,7 @@ func (s *State) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // must come from.
 func (s *State) CAPool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(s.ca.cert)
+	pool.AddCert(s.ca.Cert)
 	return pool
 }
 
@@ -60,66 +56,33 @@ func (s *State) loadServing() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	var cert *x509.Certificate
-	var key *ecdsa.PrivateKey
+	var pair authority.Pair
 	if err == nil {
-		cert, key, err = parseBundle(b)
+		pair, err = parseBundle(b)
 	}
 	if err != nil {
 		s.report(fmt.Errorf("serving certificate %s cannot be used and is replaced: %w", path, err))
 		return
 	}
-	if cert.CheckSignatureFrom(s.ca.cert) != nil || !slices.Equal(sans(cert), s.advertise) {
+	if pair.Cert.CheckSignatureFrom(s.ca.Cert) != nil || !slices.Equal(authority.HostsOf(pair.Cert), s.advertise) {
 		return
 	}
-	s.serving.cert = s.chain(cert, key)
-}
-
-func (s *State) chain(cert *x509.Certificate, key *ecdsa.PrivateKey) *tls.Certificate {
-	return &tls.Certificate{Certificate: [][]byte{cert.Raw, s.ca.cert.Raw}, PrivateKey: key, Leaf: cert}
+	s.serving.cert = pair.TLS(s.ca.Cert)
 }
 
 // issueServing makes a certificate and keeps it. One that cannot be kept is as
 // good until the relay restarts.
 func (s *State) issueServing() (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := s.ca.Serving(s.advertise, s.now())
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
-	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "culvert relay"},
-		NotBefore:   now.Add(-caBackdate),
-		NotAfter:    now.Add(servingLife),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, host := range s.advertise {
-		if ip := net.ParseIP(host); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, host)
-		}
-	}
-	cert, err := s.ca.sign(template, key.Public())
-	if err != nil {
-		return nil, err
-	}
-	b, err := bundlePEM(key, cert.Raw)
+	b, err := bundle(pair)
 	if err != nil {
 		return nil, err
 	}
 	if err := identity.WriteFile(filepath.Join(s.dir, servingFile), b); err != nil {
 		s.report(fmt.Errorf("keep serving certificate: %w", err))
 	}
-	return s.chain(cert, key), nil
-}
-
-// sans returns the names of a certificate in the order of State.advertise.
-func sans(cert *x509.Certificate) []string {
-	all := slices.Clone(cert.DNSNames)
-	for _, ip := range cert.IPAddresses {
-		all = append(all, ip.String())
-	}
-	slices.Sort(all)
-	return all
+	return pair.TLS(s.ca.Cert), nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/authority"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -25,13 +26,13 @@ func TestServingCertificate(t *testing.T) {
 	b := newBed(t, "Relay.Example.com.:7443", "10.0.0.1", "[fd00::1]:443", "relay.example.com", "[fd00::2]")
 	cert := b.serve(t)
 	want := []string{"10.0.0.1", "127.0.0.1", "::1", "fd00::1", "fd00::2", "localhost", "relay.example.com"}
-	if got := sans(cert.Leaf); !slices.Equal(got, want) {
+	if got := authority.HostsOf(cert.Leaf); !slices.Equal(got, want) {
 		t.Fatalf("names %v, want %v", got, want)
 	}
-	if len(cert.Certificate) != 2 || !slices.Equal(cert.Certificate[1], b.ca.cert.Raw) {
+	if len(cert.Certificate) != 2 || !slices.Equal(cert.Certificate[1], b.ca.Cert.Raw) {
 		t.Fatal("chain does not end with the authority")
 	}
-	if !cert.Leaf.NotAfter.Equal(epoch.Add(servingLife)) || cert.Leaf.IsCA {
+	if !cert.Leaf.NotAfter.Equal(epoch.Add(authority.ServingLife)) || cert.Leaf.IsCA {
 		t.Fatalf("leaf: %+v", cert.Leaf)
 	}
 }
@@ -70,7 +71,7 @@ func TestServingCertificateDamaged(t *testing.T) {
 	for name, content := range map[string]string{"junk": "junk", "of another authority": other.read(t, servingFile)} {
 		put(t, b.path(servingFile), content)
 		b.reopen(t)
-		if b.serve(t).Leaf.CheckSignatureFrom(b.ca.cert) != nil || b.read(t, servingFile) == content {
+		if b.serve(t).Leaf.CheckSignatureFrom(b.ca.Cert) != nil || b.read(t, servingFile) == content {
 			t.Fatalf("%s: served as it is", name)
 		}
 	}

@@ -35,6 +35,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/authority"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
@@ -79,7 +80,7 @@ type State struct {
 	now       func() time.Time
 	report    func(error)
 
-	ca     *authority
+	ca     *authority.Authority
 	join   *tokens
 	client *tokens
 
@@ -121,7 +122,7 @@ func open(cfg Config) (_ *State, err error) {
 	if s.report == nil {
 		s.report = func(error) {}
 	}
-	if s.advertise, err = hosts(cfg.Advertise); err != nil {
+	if s.advertise, err = authority.Hosts(cfg.Advertise); err != nil {
 		return nil, err
 	}
 	if err := makeDir(s.dir); err != nil {
@@ -176,7 +177,7 @@ func (s *State) loadAuthority() error {
 		if s.ca, err = parseAuthority(b, s.now()); err != nil {
 			return fmt.Errorf("authority %s cannot be used: %w; restore it from a copy, or move the directory away and let every agent join anew", path, err)
 		}
-		if end := s.ca.cert.NotAfter; s.now().Add(caNotice).After(end) {
+		if end := s.ca.Cert.NotAfter; s.now().Add(authority.Notice).After(end) {
 			s.report(fmt.Errorf("authority of the relay ends %s: every agent must join a new one before", end.Format(time.RFC3339)))
 		}
 		return nil
@@ -190,8 +191,11 @@ func (s *State) loadAuthority() error {
 			return fmt.Errorf("directory %s holds %s but no %s: restore %s from a copy, or move the directory away and let every agent join anew", s.dir, name, caFile, caFile)
 		}
 	}
-	ca, b, err := newAuthority(s.now())
+	ca, err := authority.New(s.now())
 	if err != nil {
+		return err
+	}
+	if b, err = bundle(ca.Pair); err != nil {
 		return err
 	}
 	if err := identity.WriteFile(path, b); err != nil {
@@ -204,7 +208,7 @@ func (s *State) loadAuthority() error {
 // publish writes the copies for people when they are not what they should be.
 func (s *State) publish() error {
 	for name, want := range map[string][]byte{
-		caCertFile: certPEM(s.ca.cert.Raw),
+		caCertFile: authority.EncodeCerts(s.ca.Cert),
 		caPinFile:  []byte(s.Pin() + "\n"),
 	} {
 		path := filepath.Join(s.dir, name)
@@ -220,7 +224,7 @@ func (s *State) publish() error {
 
 // Pin returns the pin of the relay's authority, which agents and clients verify
 // the relay by: sha256:<64 hexadecimal digits>.
-func (s *State) Pin() string { return identity.PinOf(s.ca.cert).String() }
+func (s *State) Pin() string { return s.ca.Pin().String() }
 
 // Close gives the directory back. Nothing is issued or recognized afterwards.
 // It is idempotent.

@@ -13,16 +13,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/authority"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
 func TestNewState(t *testing.T) {
 	b := newBed(t)
-	ca := parse(t, b.ca.cert.Raw)
+	ca := parse(t, b.ca.Cert.Raw)
 	if key, ok := ca.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
 		t.Fatalf("authority has a %T", ca.PublicKey)
 	}
-	if !ca.IsCA || !ca.MaxPathLenZero || !ca.NotAfter.Equal(epoch.Add(caLife)) || ca.KeyUsage&x509.KeyUsageDigitalSignature != 0 {
+	if !ca.IsCA || !ca.MaxPathLenZero || !ca.NotAfter.Equal(epoch.Add(authority.Life)) || ca.KeyUsage&x509.KeyUsageDigitalSignature != 0 {
 		t.Fatalf("authority: %+v", ca)
 	}
 	if b.Pin() != identity.PinOf(ca).String() || b.read(t, caPinFile) != b.Pin()+"\n" {
@@ -104,12 +105,12 @@ func TestOpenRefuses(t *testing.T) {
 		{"token open to others", func(t *testing.T, b *bed) { os.Chmod(b.path(joinTokenFile), 0o644) }, "chmod 600"},
 		{"authority gone", func(t *testing.T, b *bed) { os.Remove(b.path(caFile)) }, "restore ca.pem from a copy"},
 		{"authority empty", func(t *testing.T, b *bed) { put(t, b.path(caFile), "") }, "restore it from a copy"},
-		{"authority cut", func(t *testing.T, b *bed) { put(t, b.path(caFile), keyOnly(b.read(t, caFile))) }, "no certificate after the key"},
+		{"authority cut", func(t *testing.T, b *bed) { put(t, b.path(caFile), keyOnly(b.read(t, caFile))) }, "after the key: it holds no certificate"},
 		{"authority mixed", func(t *testing.T, b *bed) {
-			put(t, b.path(caFile), keyOnly(b.read(t, caFile))+string(certPEM(other.ca.cert.Raw)))
+			put(t, b.path(caFile), keyOnly(b.read(t, caFile))+string(authority.EncodeCerts(other.ca.Cert)))
 		}, "does not belong"},
 		{"authority is a leaf", func(t *testing.T, b *bed) { put(t, b.path(caFile), b.read(t, servingFile)) }, "not that of an authority"},
-		{"authority over", func(t *testing.T, b *bed) { b.clock.add(caLife + day) }, "it ended"},
+		{"authority over", func(t *testing.T, b *bed) { b.clock.add(authority.Life + day) }, "it ended"},
 		{"clock before authority", func(t *testing.T, b *bed) { b.clock.add(-day) }, "correct the clock"},
 		{"authority a link", func(t *testing.T, b *bed) {
 			os.Rename(b.path(caFile), b.path("elsewhere"))
@@ -193,7 +194,7 @@ func TestOneRelayAtATime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.VerifyNode(b.ca.cert); !errors.Is(err, os.ErrClosed) {
+	if _, err := b.VerifyNode(b.ca.Cert); !errors.Is(err, os.ErrClosed) {
 		t.Fatal(err)
 	}
 	if _, _, err := b.IssueNode(csrFor(t, newKey(t), "node-1")); !errors.Is(err, os.ErrClosed) {
@@ -241,12 +242,12 @@ func TestFirstStartCutOff(t *testing.T) {
 
 func TestAuthorityNearItsEnd(t *testing.T) {
 	b := newBed(t)
-	b.clock.set(epoch.Add(caLife - 30*day))
+	b.clock.set(epoch.Add(authority.Life - 30*day))
 	b.reopen(t)
 	if !strings.Contains(b.reports.String(), "authority of the relay ends") {
 		t.Fatalf("reports: %q", b.reports)
 	}
-	end := b.ca.cert.NotAfter
+	end := b.ca.Cert.NotAfter
 	if cert := b.join(t, newKey(t), "node-1"); !cert.NotAfter.Equal(end) {
 		t.Fatalf("certificate ends %v, authority %v", cert.NotAfter, end)
 	}
