@@ -110,7 +110,7 @@ KUBERNETES := $(addprefix $(RUNTIME)/,kube-apiserver kube-controller-manager kub
 CLUSTER_MOD := test/cluster/build/go.mod test/cluster/build/go.sum
 
 .PHONY: cluster-binaries
-cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd $(RUNTIME)/coredns ## Kubernetes and etcd for tests with a real cluster, into .cache/bin/; takes long once
+cluster-binaries: $(KUBERNETES) $(RUNTIME)/etcd $(RUNTIME)/coredns $(RUNTIME)/kubectl-old ## Kubernetes and etcd for tests with a real cluster, into .cache/bin/; takes long once
 
 $(KUBERNETES) &: $(CLUSTER_MOD)
 	@mkdir -p $(RUNTIME)
@@ -126,6 +126,13 @@ $(RUNTIME)/etcd: $(CLUSTER_MOD)
 
 $(RUNTIME)/coredns: test/cluster/dns/main.go test/cluster/dns/go.mod test/cluster/dns/go.sum
 	CGO_ENABLED=0 $(GO) build -C test/cluster/dns -trimpath -ldflags '-s -w' -o $@ .
+	@touch $@
+
+OLDKUBECTL := test/cluster/oldkubectl
+$(RUNTIME)/kubectl-old: $(OLDKUBECTL)/main.go $(OLDKUBECTL)/go.mod $(OLDKUBECTL)/go.sum
+	version=$$(cd $(OLDKUBECTL) && $(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/) && \
+	CGO_ENABLED=0 $(GO) build -C $(OLDKUBECTL) -trimpath -o $@ \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$version -X k8s.io/client-go/pkg/version.gitVersion=$$version" .
 	@touch $@
 
 # What the targets for root use beside Go. Missing ones are installed where there

@@ -36,7 +36,7 @@ func FindBinaries() (Binaries, error) {
 	}
 	b := Binaries{Runtime: rt, Dir: rt.Bin}
 	for _, name := range []string{
-		"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", dnsProgram,
+		"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", oldKubectl, dnsProgram,
 	} {
 		if _, err := os.Stat(b.path(name)); err != nil {
 			return Binaries{}, fmt.Errorf("find %s: %w", name, errNoBinaries)

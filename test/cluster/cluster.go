@@ -242,6 +242,17 @@ func (c *Cluster) KubectlCommand(kubeconfig string, args ...string) lab.Command 
 	}
 }
 
+// oldKubectl is the program of OldKubectlCommand.
+const oldKubectl = "kubectl-old"
+
+// OldKubectlCommand is KubectlCommand with a kubectl of version 1.29, which
+// port-forwards, executes and attaches over SPDY.
+func (c *Cluster) OldKubectlCommand(kubeconfig string, args ...string) lab.Command {
+	command := c.KubectlCommand(kubeconfig, args...)
+	command.Path = c.binaries.path(oldKubectl)
+	return command
+}
+
 // Kubectl runs kubectl as an administrator on the client host to its end and
 // returns its output.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {

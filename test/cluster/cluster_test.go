@@ -120,7 +120,13 @@ func get(t *testing.T, from *lab.Namespace, url, pod string) {
 }
 
 func forward(t *testing.T, c *Cluster, pod string) {
-	kubectl, err := c.Client.StartCommand(t.Context(), c.KubectlCommand(c.AdminKubeconfig, "port-forward", "pod/"+pod, ":8080"))
+	for _, command := range []func(string, ...string) lab.Command{c.KubectlCommand, c.OldKubectlCommand} {
+		forwardBy(t, c, command(c.AdminKubeconfig, "port-forward", "pod/"+pod, ":8080"), pod)
+	}
+}
+
+func forwardBy(t *testing.T, c *Cluster, command lab.Command, pod string) {
+	kubectl, err := c.Client.StartCommand(t.Context(), command)
 	if err != nil {
 		t.Fatal(err)
 	}
