@@ -13,6 +13,8 @@
 //	-source 7004,1000   sends 1000 bytes of the pattern, then finishes
 //	-sink 7005          reads to the end and answers size and SHA-256
 //	-stall 7006         accepts and never reads
+//	-tester 7007,abc    reads abc unless that is empty, sends 100 times x in ten
+//	                    pieces, finishes, and prints what it sees
 //
 // In the pattern each group of eight bytes is its own offset in the stream, big
 // endian: a byte that is lost, doubled or moved is seen at once.

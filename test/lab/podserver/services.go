@@ -26,6 +26,7 @@ var services = map[string]struct {
 	"source": {"`address,bytes` that sends the pattern", makeSource},
 	"sink":   {"`address` that answers size and SHA-256", noArgument(sink)},
 	"stall":  {"`address` that never reads", noArgument(stall)},
+	"tester": {"`address[,want]` that tells what it sees, then sends 100 times x", makeTester},
 }
 
 // errAbort makes a handler's connection end with a reset.
