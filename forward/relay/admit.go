@@ -91,7 +91,7 @@ func (s *Server) turnedAway(ctx context.Context, v *visitor, pushed bool, err er
 		s.metrics.refused("crowded-out")
 		s.noise.warn(ctx, "connection pushed out: too many are not authenticated yet", "from", from)
 	case errors.As(err, new(*stream.Error)):
-		s.metrics.refused(stream.CodeOf(err).String())
+		s.metrics.refused(label(stream.CodeOf(err)))
 		s.noise.warn(ctx, "connection refused", "from", from, "err", err)
 	default: // a port scan or a load balancer's probe
 		reason := "handshake"

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"os"
 	"time"
@@ -10,23 +11,39 @@ import (
 
 // answer passes the agent's Reply on. It reports whether the pod accepted; if
 // not, the stream has been cut, and the client gets its Reply from that.
-func (p *splice) answer() bool {
-	agent := p.down.src
-	_ = agent.SetReadDeadline(time.Now().Add(p.srv.cfg.OpenTimeout))
-	reply, err := stream.ReadReply(agent)
-	_ = agent.SetReadDeadline(time.Time{})
-	switch {
-	case err != nil:
-		p.abort(p.noAnswer(err))
-	case reply.Code == stream.GoingAway:
-		// To the client the same code would say that this relay leaves.
-		p.abort(verdict{code: stream.AgentOffline, text: p.down.name + " is going away", by: &p.down})
-	case reply.Code != stream.OK:
-		p.abort(verdict{code: reply.Code, text: reply.Text, by: &p.down})
-	default:
-		p.accept(reply)
+func (p *splice) answer(ctx context.Context) bool {
+	for {
+		agent := p.down.src()
+		_ = agent.SetReadDeadline(time.Now().Add(p.srv.cfg.OpenTimeout))
+		reply, err := stream.ReadReply(agent)
+		_ = agent.SetReadDeadline(time.Time{})
+		if err != nil {
+			p.abort(p.noAnswer(err))
+			break
+		}
+		if reply.Code == stream.OK {
+			p.accept(reply)
+			break
+		}
+		v := p.refused(reply)
+		if p.elsewhere(ctx, &v) {
+			continue
+		}
+		p.abort(v)
+		break
 	}
+	p.early.drop()
 	return p.fate.Load() == nil
+}
+
+// refused is what a refusal of the agent means to the client.
+func (p *splice) refused(reply *stream.Reply) verdict {
+	v := verdict{code: reply.Code, text: reply.Text, by: &p.down}
+	if reply.Code == stream.GoingAway {
+		// To the client the same code would say that this relay leaves.
+		v.code, v.text = stream.AgentOffline, p.down.name()+" is going away"
+	}
+	return v
 }
 
 // accept passes a yes on.
@@ -37,7 +54,7 @@ func (p *splice) accept(reply *stream.Reply) {
 	l.mu.Lock()
 	if p.fate.Load() == nil && err == nil {
 		var n int
-		n, err = l.dst.Write(b)
+		n, err = l.dst().Write(b)
 		l.open.Store(err == nil)
 		l.torn = err != nil && n > 0
 	}
@@ -49,7 +66,7 @@ func (p *splice) accept(reply *stream.Reply) {
 
 // noAnswer says what it means that no Reply could be read.
 func (p *splice) noAnswer(err error) verdict {
-	name := p.down.name
+	name := p.down.name()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return verdict{code: stream.Timeout, text: name + " did not answer in time"}

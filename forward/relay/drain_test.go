@@ -159,7 +159,7 @@ func TestStreamLineAndMetrics(t *testing.T) {
 	b.Reset()
 	h.s.WriteMetrics(&b)
 	for _, want := range []string{
-		`culvert_relay_streams_total{code="ok"} 1`, `culvert_relay_streams_total{code="unknown"} 10`,
+		`culvert_relay_streams_total{code="ok",door="culvert"} 1`, `culvert_relay_streams_total{code="unknown",door="culvert"} 10`,
 		`culvert_relay_payload_bytes_total{direction="up"} 4`,
 	} {
 		if !strings.Contains(b.String(), want+"\n") {

@@ -2,27 +2,40 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// flow is one forwarded stream as the relay sees it. What is not a counter is
-// set before it is added to flows and does not change any more.
+// flow is one forwarded stream as the relay sees it. What is neither a counter
+// nor the place is set before it is added to flows and does not change any more.
 type flow struct {
 	id      stream.ID
 	user    string
 	from    string // the client's address
-	node    string
-	uid     string
+	door    string // the way in
 	target  Target
 	started time.Time
+	at      atomic.Pointer[Place] // nil until the pod was found
 
-	up, down stream.Scanner
+	up, down stream.Scanner // of a stream that is copied as it is
+	live     forward.Live   // of one that is joined
+}
+
+// place returns where the pod is, as far as that is known.
+func (f *flow) place() Place {
+	if at := f.at.Load(); at != nil {
+		return *at
+	}
+	return Place{}
 }
 
 // bytes returns the payload carried so far, client to pod and back.
-func (f *flow) bytes() (up, down int64) { return f.up.Payload(), f.down.Payload() }
+func (f *flow) bytes() (up, down int64) {
+	return f.up.Payload() + f.live.AtoB.Load(), f.down.Payload() + f.live.BtoA.Load()
+}
 
 // flows are the streams that run now. The zero value is ready.
 type flows struct {

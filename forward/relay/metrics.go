@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	set      *vm.Set
 	up, down *vm.Counter
+	again    *vm.Counter
 	sessions map[Role]*vm.Gauge
 }
 
@@ -21,6 +22,7 @@ func newMetrics(s *Server) *metrics {
 	m := &metrics{set: vm.NewSet(), sessions: make(map[Role]*vm.Gauge)}
 	m.up = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="up"}`)
 	m.down = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="down"}`)
+	m.again = m.set.NewCounter(`culvert_relay_streams_tried_again_total`)
 	for _, r := range []Role{RoleNode, RoleUser, RoleJoiner} {
 		m.sessions[r] = m.set.NewGauge(fmt.Sprintf(`culvert_relay_sessions{role=%q}`, r), nil)
 	}
@@ -34,12 +36,17 @@ func newMetrics(s *Server) *metrics {
 func (m *metrics) session(r Role, n int) { m.sessions[r].Add(float64(n)) }
 
 // stream counts a stream that has ended.
-func (m *metrics) stream(code stream.Code) {
-	name := code.String()
+func (m *metrics) stream(code stream.Code, door string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q,door=%q}`, label(code), door)).Inc()
+}
+
+// label is the name of a code that is known: an agent may send any number, and
+// each would be a series.
+func label(code stream.Code) string {
 	if !code.Known() {
-		name = "unknown" // an agent may send any number, and each would be a series
+		return "unknown"
 	}
-	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q}`, name)).Inc()
+	return code.String()
 }
 
 // refused counts a connection or a registration that was turned away.

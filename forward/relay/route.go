@@ -10,6 +10,9 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
+// doorTunnel is the way in of a stream that came through a client's tunnel.
+const doorTunnel = "culvert"
+
 // route serves one stream of a client: it asks who may and where, opens a
 // stream to the node, and copies until both directions have ended.
 func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open *stream.Open) {
@@ -17,15 +20,16 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		id:      open.ID,
 		user:    p.who().Name,
 		from:    p.sess.RemoteAddr().String(),
+		door:    doorTunnel,
 		target:  Target{Namespace: open.Namespace, Pod: open.Pod, Port: open.Port},
 		started: time.Now(),
 	}
-	var agent *tunnel.Stream
-	var node *tunnel.Session
+	w := &way{srv: s, flow: f, who: p.who, valid: p.valid, uid: open.UID}
+	var agent end
 	err := error(errShutdown)
 	if s.flows.begin() {
 		defer s.flows.end()
-		agent, node, err = s.reach(ctx, p, f, open)
+		agent, err = w.reach(ctx)
 	}
 	if err != nil {
 		client.Refuse(err)
@@ -34,70 +38,109 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 	}
 	_ = client.SetDeadline(time.Time{})
 	s.flows.add(f)
-	v := s.splice(ctx, f, end{client, p.sess}, end{agent, node})
+	v := s.splice(ctx, w, end{client, p.sess}, agent)
 	s.flows.remove(f)
 	s.report(f, v)
 }
 
+// way is how a stream gets to its pod. The place may turn out to be wrong: then
+// it is looked for once more.
+type way struct {
+	srv   *Server
+	flow  *flow
+	who   func() Identity
+	valid func(context.Context) error // nil: the caller was judged just now
+	uid   string                      // of the pod the caller means; empty: any of that name
+	again bool
+}
+
 // reach opens a stream to the pod's node and sends Open on it.
-func (s *Server) reach(ctx context.Context, p *peer, f *flow, open *stream.Open) (*tunnel.Stream, *tunnel.Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
+func (w *way) reach(ctx context.Context) (end, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.srv.cfg.OpenTimeout)
 	defer cancel()
-	place, err := s.find(ctx, p, f.target, open.UID)
-	if err != nil {
-		return nil, nil, err
-	}
-	f.node, f.uid = place.Node, place.UID
-	onward := &stream.Open{
-		Kind: stream.KindForward, ID: open.ID, UID: place.UID, Port: open.Port,
-		Namespace: open.Namespace, Pod: open.Pod, User: f.user,
-	}
-	for _, t := range s.nodes.tunnels(place.Node) {
-		st, err := openOn(ctx, t.sess, onward)
-		switch {
-		case err == nil:
-			return st, t.sess, nil
-		case ctx.Err() != nil:
-			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
-				return nil, nil, cause
-			}
-			return nil, nil, &stream.Error{Code: stream.Timeout, Text: fmt.Sprintf("node %s takes no stream", place.Node)}
-		case errors.Is(err, tunnel.ErrTooManyStreams):
-			return nil, nil, &stream.Error{Code: stream.Overloaded, Text: fmt.Sprintf("node %s carries as many streams as it may", place.Node)}
-		case !errors.Is(err, tunnel.ErrLost):
-			return nil, nil, fmt.Errorf("open stream to node %s: %w", place.Node, err)
+	for {
+		at, err := w.find(ctx)
+		if err != nil {
+			return end{}, err
 		}
-		// This tunnel was lost; nothing was sent to the pod, another may serve.
+		w.flow.at.Store(&at)
+		e, err := w.open(ctx, at)
+		if err == nil || !w.misplaced(stream.CodeOf(err)) {
+			return e, err
+		}
 	}
-	return nil, nil, &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", place.Node)}
+}
+
+// misplaced tells whether a refusal means that the place was wrong and another
+// one is worth a try. The Locator has forgotten this one then.
+func (w *way) misplaced(code stream.Code) bool {
+	locator, ok := w.srv.cfg.Locate.(Forgetter)
+	if !ok || w.again {
+		return false
+	}
+	switch code {
+	case stream.WrongNode, stream.PodNotFound, stream.NamespaceGone, stream.AgentOffline:
+	default:
+		return false
+	}
+	w.again = true
+	w.srv.metrics.again.Inc()
+	locator.Forget(w.flow.target, w.flow.place())
+	return true
 }
 
 // find asks whether the caller is still who it was, whether it may, and where
-// the pod is. uid is that of the pod the caller means, empty for any.
-func (s *Server) find(ctx context.Context, p *peer, t Target, uid string) (Place, error) {
+// the pod is.
+func (w *way) find(ctx context.Context) (Place, error) {
+	t := w.flow.target
 	if t.Namespace == "" || t.Pod == "" {
 		return Place{}, &stream.Error{Code: stream.Malformed, Text: "namespace or pod is missing"}
 	}
-	if err := p.valid(ctx); err != nil {
-		return Place{}, err
-	}
-	who := p.who()
-	if s.cfg.Authorize != nil {
-		if err := s.cfg.Authorize.Authorize(ctx, who, t); err != nil {
+	if w.valid != nil {
+		if err := w.valid(ctx); err != nil {
 			return Place{}, err
 		}
 	}
-	place, err := s.cfg.Locate.Locate(ctx, who, t)
-	if err != nil {
-		return Place{}, err
+	who := w.who()
+	if a := w.srv.cfg.Authorize; a != nil {
+		if err := a.Authorize(ctx, who, t); err != nil {
+			return Place{}, err
+		}
 	}
-	if uid != "" && uid != place.UID {
-		return Place{}, &stream.Error{
+	return w.srv.cfg.Locate.Locate(ctx, who, t)
+}
+
+// open opens a stream over one of the tunnels of the node.
+func (w *way) open(ctx context.Context, at Place) (end, error) {
+	t := w.flow.target
+	if w.uid != "" && w.uid != at.UID {
+		return end{}, &stream.Error{
 			Code: stream.PodNotFound,
 			Text: fmt.Sprintf("pod %s in namespace %s is another one now", t.Pod, t.Namespace),
 		}
 	}
-	return place, nil
+	onward := &stream.Open{
+		Kind: stream.KindForward, ID: w.flow.id, UID: at.UID, Port: t.Port,
+		Namespace: t.Namespace, Pod: t.Pod, User: w.flow.user,
+	}
+	for _, t := range w.srv.nodes.tunnels(at.Node) {
+		st, err := openOn(ctx, t.sess, onward)
+		switch {
+		case err == nil:
+			return end{st, t.sess}, nil
+		case ctx.Err() != nil:
+			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
+				return end{}, cause
+			}
+			return end{}, &stream.Error{Code: stream.Timeout, Text: fmt.Sprintf("node %s takes no stream", at.Node)}
+		case errors.Is(err, tunnel.ErrTooManyStreams):
+			return end{}, &stream.Error{Code: stream.Overloaded, Text: fmt.Sprintf("node %s carries as many streams as it may", at.Node)}
+		case !errors.Is(err, tunnel.ErrLost):
+			return end{}, fmt.Errorf("open stream to node %s: %w", at.Node, err)
+		}
+		// This tunnel was lost; nothing was sent to the pod, another may serve.
+	}
+	return end{}, &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", at.Node)}
 }
 
 func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunnel.Stream, error) {
@@ -118,10 +161,11 @@ func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunn
 // report writes the one line a stream leaves and counts it.
 func (s *Server) report(f *flow, v verdict) {
 	up, down := f.bytes()
-	s.metrics.stream(v.code)
+	at := f.place()
+	s.metrics.stream(v.code, f.door)
 	s.cfg.Log.Info("stream",
-		"id", f.id.String(), "user", f.user, "from", f.from, "node", f.node,
-		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", f.uid, "port", f.target.Port,
+		"id", f.id.String(), "door", f.door, "user", f.user, "from", f.from, "node", at.Node,
+		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", at.UID, "port", f.target.Port,
 		"bytes_up", up, "bytes_down", down,
 		"code", v.code.String(), "reason", v.text,
 		"duration", time.Since(f.started).Round(time.Microsecond).String())

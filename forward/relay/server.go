@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/rpc"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
@@ -37,6 +38,7 @@ type Server struct {
 	metrics *metrics
 	noise   *noise
 	buffers sync.Pool // of *[chunk]byte
+	joiner  forward.Joiner
 
 	agents  *rpc.Listener // control streams of agents
 	clients *rpc.Listener // control streams of clients
@@ -75,6 +77,10 @@ func New(cfg Config) (*Server, error) {
 
 // ID returns the random name of this process.
 func (s *Server) ID() string { return s.id }
+
+// Draining is closed when the relay has begun to go away: it takes no new streams,
+// and those that run have until the drain timeout.
+func (s *Server) Draining() <-chan struct{} { return s.draining }
 
 // Ready tells whether new streams are taken.
 func (s *Server) Ready() bool {

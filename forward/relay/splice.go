@@ -43,16 +43,21 @@ type end struct {
 type splice struct {
 	srv      *Server
 	flow     *flow
+	way      *way
+	early    early
+	refuser  atomic.Pointer[tunnel.Stream] // an agent that said no: what it does then means nothing
+	moved    chan struct{}                 // tells watch of another agent; holds one
 	up, down leg                     // client to agent, agent to client
 	fate     atomic.Pointer[verdict] // how it ended; set once
 	over     chan struct{}           // closed after fate was set
 }
 
-// leg is one direction.
+// leg is one direction. The agent's end of it may be replaced until it has
+// answered.
 type leg struct {
-	src, dst end
+	from, to atomic.Pointer[end]
 	seen     *stream.Scanner
-	name     string // of the source
+	node     *flow // whose node is the source; nil: the client is
 	lost     stream.Code
 	count    interface{ Add(int) }
 
@@ -65,17 +70,34 @@ type leg struct {
 	ended bool       // dst was told that the stream is cut, and ended
 }
 
+func (l *leg) src() *end { return l.from.Load() }
+func (l *leg) dst() *end { return l.to.Load() }
+
+// name is that of the source.
+func (l *leg) name() string {
+	if l.node == nil {
+		return "client"
+	}
+	return "node " + l.node.place().Node
+}
+
 // splice copies between client and agent and takes both over. It returns when
 // both directions have ended.
-func (s *Server) splice(ctx context.Context, f *flow, client, agent end) verdict {
-	p := &splice{srv: s, flow: f, over: make(chan struct{})}
-	p.up = leg{src: client, dst: agent, seen: &f.up, name: "client", lost: stream.Canceled, count: s.metrics.up}
+func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict {
+	f := w.flow
+	p := &splice{srv: s, flow: f, way: w, over: make(chan struct{}), moved: make(chan struct{}, 1)}
+	p.up.seen, p.up.lost, p.up.count = &f.up, stream.Canceled, s.metrics.up
+	p.down.seen, p.down.lost, p.down.count, p.down.node = &f.down, stream.Unreachable, s.metrics.down, f
+	p.up.from.Store(&client)
+	p.down.to.Store(&client)
+	p.up.to.Store(&agent)
+	p.down.from.Store(&agent)
 	p.up.open.Store(true)
-	p.down = leg{src: agent, dst: client, seen: &f.down, name: "node " + f.node, lost: stream.Unreachable, count: s.metrics.down}
+	p.early.init(s.cfg.Locate)
 	var all sync.WaitGroup
 	all.Go(func() { p.carry(&p.up, &p.down) })
 	all.Go(func() { p.watch(ctx) })
-	if p.answer() {
+	if p.answer(ctx) {
 		p.carry(&p.down, &p.up)
 	}
 	all.Wait()
@@ -111,7 +133,7 @@ func (p *splice) read(l *leg, take func(*leg, []byte)) error {
 	var buf *[chunk]byte
 	borrow := func() []byte { buf = p.srv.buffers.Get().(*[chunk]byte); return buf[:] } //nolint:forcetypeassert // ours
 	release := func() { p.srv.buffers.Put(buf); buf = nil }
-	n, err := l.src.ReadLazy(borrow, release)
+	n, err := l.src().ReadLazy(borrow, release)
 	if n > 0 {
 		take(l, buf[:n])
 		release()
@@ -138,14 +160,18 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 	l.count.Add(int(l.seen.Payload() - before))
 	if err != nil {
 		// torn says where dst stands: this chunk does not get there.
-		return verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + stream.TextOf(err)}, true
+		return verdict{code: stream.CodeOf(err), text: l.name() + " broke the protocol: " + stream.TextOf(err)}, true
 	}
 	reset := l.seen.Reset()
-	write := l.dst.Write
-	if l.seen.Ended() {
-		write = l.dst.WriteLast
+	if l == &p.up {
+		p.early.keep(b)
 	}
-	if n, err := write(b); err != nil {
+	dst := l.dst()
+	write := dst.Write
+	if l.seen.Ended() {
+		write = dst.WriteLast
+	}
+	if n, err := write(b); err != nil && p.refuser.Load() != dst.Stream {
 		l.torn = l.torn || n > 0
 		v = p.lostDestination(l, err)
 	} else {
@@ -173,8 +199,8 @@ func (p *splice) linger(l *leg) {
 // nothing is read from it, since it has finished, or since the other end is
 // slow.
 func (p *splice) watch(ctx context.Context) {
-	client, agent := p.up.src, p.down.src
-	clientLost, agentLost := client.sess.Done(), agent.sess.Done()
+	client, agent := p.up.src(), p.down.src()
+	clientLost, agentLost, agentGone := client.sess.Done(), agent.sess.Done(), agent.Gone()
 	for {
 		select {
 		case <-p.over:
@@ -184,14 +210,22 @@ func (p *splice) watch(ctx context.Context) {
 			p.abort(verdict{code: stream.CodeOf(cause), text: stream.TextOf(cause)})
 		case <-client.Gone():
 			p.abort(lostSource(&p.up, forward.ErrReset))
-		case <-agent.Gone():
-			p.abort(lostSource(&p.down, forward.ErrReset))
+		case <-p.moved:
+			agent = p.down.src()
+			agentLost, agentGone = agent.sess.Done(), agent.Gone()
+		case <-agentGone:
+			agentGone = nil
+			if p.refuser.Load() != agent.Stream {
+				p.abort(lostSource(&p.down, forward.ErrReset))
+			}
 		case <-clientLost:
 			clientLost = nil
 			p.unlessFinished(&p.down, lostSource(&p.up, client.sess.Err()))
 		case <-agentLost:
 			agentLost = nil
-			p.unlessFinished(&p.up, lostSource(&p.down, agent.sess.Err()))
+			if p.refuser.Load() != agent.Stream {
+				p.unlessFinished(&p.up, lostSource(&p.down, agent.sess.Err()))
+			}
 		}
 	}
 }
@@ -211,7 +245,7 @@ func (p *splice) unlessFinished(l *leg, v verdict) {
 // afterFin judges what comes after FIN. Only RESET may.
 func (p *splice) afterFin(l *leg, b []byte) {
 	if err := l.seen.Scan(b); err != nil {
-		p.abort(verdict{code: stream.CodeOf(err), text: l.name + " broke the protocol: " + stream.TextOf(err)})
+		p.abort(verdict{code: stream.CodeOf(err), text: l.name() + " broke the protocol: " + stream.TextOf(err)})
 	} else if r := l.seen.Reset(); r != nil {
 		p.abort(verdict{code: r.Code, text: r.Text, by: l})
 	}
@@ -226,9 +260,9 @@ func lostSource(l *leg, err error) verdict {
 		code = stream.AgentOffline
 	}
 	if errors.Is(err, tunnel.ErrLost) {
-		return verdict{code: code, text: "lost the way to the " + l.name + when}
+		return verdict{code: code, text: "lost the way to the " + l.name() + when}
 	}
-	return verdict{code: stream.Canceled, text: l.name + " broke off" + when}
+	return verdict{code: stream.Canceled, text: l.name() + " broke off" + when}
 }
 
 // lostDestination is lostSource for the end that takes nothing any more.
@@ -252,8 +286,8 @@ func (p *splice) settle(v verdict) bool {
 // finish ends a stream whose directions have both finished.
 func (p *splice) finish() {
 	if p.settle(verdict{code: stream.OK}) {
-		_ = p.up.src.Close() // lets linger go
-		_ = p.up.dst.Close()
+		_ = p.up.src().Close() // lets linger go
+		_ = p.up.dst().Close()
 	}
 }
 
@@ -278,7 +312,7 @@ func (p *splice) unlock(l *leg) {
 func (p *splice) tell(l *leg) {
 	v := p.fate.Load()
 	if !l.mu.TryLock() {
-		_ = l.dst.SetWriteDeadline(v.until)
+		_ = l.dst().SetWriteDeadline(v.until)
 		return
 	}
 	defer l.mu.Unlock()
@@ -286,17 +320,18 @@ func (p *splice) tell(l *leg) {
 		return
 	}
 	l.ended = true
-	told := l.reset || v.by != nil && v.by.src.Stream == l.dst.Stream
+	dst := l.dst()
+	told := l.reset || v.by != nil && v.by != l // the one it came from needs no word
 	if !told && !l.torn && !l.fin.Load() {
-		_ = l.dst.SetWriteDeadline(v.until)
-		_, err := l.dst.WriteLast(farewell(l, v))
+		_ = dst.SetWriteDeadline(v.until)
+		_, err := dst.WriteLast(farewell(l, v))
 		told = err == nil
 	}
 	if told {
-		_ = l.dst.Close() // what it still sends is discarded for a while
+		_ = dst.Close() // what it still sends is discarded for a while
 		return
 	}
-	_ = l.dst.Reset() // between no two frames, or after FIN: only this is left
+	_ = dst.Reset() // between no two frames, or after FIN: only this is left
 }
 
 // farewell is what tells an end why the stream was cut.

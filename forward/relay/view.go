@@ -37,7 +37,7 @@ func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesReque
 	out := v.srv.nodes.list()
 	running := make(map[string]uint32)
 	for _, f := range v.srv.flows.list() {
-		running[f.node]++
+		running[f.place().Node]++
 	}
 	for _, info := range out {
 		info.Streams = running[info.GetName()]
@@ -65,7 +65,7 @@ func (v *viewService) ListStreams(ctx context.Context, _ *controlv1.ListStreamsR
 	for _, f := range flows {
 		up, down := f.bytes()
 		out = append(out, &controlv1.StreamInfo{
-			Id: f.id.String(), User: f.user, ClientAddr: f.from, Node: f.node,
+			Id: f.id.String(), User: f.user, ClientAddr: f.from, Node: f.place().Node,
 			Namespace: f.target.Namespace, Pod: f.target.Pod, Port: uint32(f.target.Port),
 			Started: timestamppb.New(f.started), BytesUp: uint64(up), BytesDown: uint64(down),
 		})

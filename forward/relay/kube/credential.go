@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"k8s.io/client-go/transport"
 
@@ -27,6 +27,7 @@ const (
 var (
 	errNoCredential = errors.New("request for a caller without a credential")
 	errNotTheAPI    = errors.New("request leads away from the API server")
+	errNotTheRelays = errors.New("the relay may not ask this in its own name")
 )
 
 // credential is what a caller's requests to the API server go with. It is the
@@ -41,8 +42,12 @@ type credential struct {
 	lent bool
 	// key stands for all of the above where answers are remembered.
 	key [sha256.Size]byte
-	// allow is spent by requests for this credential.
-	user string // as the relay knows it, empty if only the API server does
+	// user is the name and groups those the relay knows; of a token only the API
+	// server knows them.
+	user   string
+	groups []string
+	// until is when the proof ends, if the relay can tell. Zero: it cannot.
+	until time.Time
 }
 
 // String hides the credential.
@@ -60,17 +65,18 @@ func bearer(token string, as http.Header) *credential {
 			h[name] = slices.Clone(values)
 		}
 	}
-	return newCredential(h, false, "")
+	return newCredential(h, false)
 }
 
 // anonymous is nothing at all: what the API server shows to everybody.
-func anonymous() *credential { return newCredential(http.Header{}, false, "") }
+func anonymous() *credential { return newCredential(http.Header{}, false) }
 
 // person is somebody who proved to the relay who he is.
 type person struct {
 	name, uid string
 	groups    []string
 	extra     map[string][]string
+	until     time.Time // when the proof ends
 }
 
 // impersonated is the relay's own token in the name of p.
@@ -83,7 +89,9 @@ func impersonated(p person) (*credential, error) {
 	_, _ = transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{
 		UserName: p.name, UID: p.uid, Groups: p.groups, Extra: p.extra,
 	}, take(func(r *http.Request) { h = r.Header })).RoundTrip(&http.Request{Header: http.Header{}}) //nolint:bodyclose // there is no response
-	return newCredential(h, true, p.name), nil
+	c := newCredential(h, true)
+	c.user, c.groups, c.until = p.name, p.groups, p.until
+	return c, nil
 }
 
 // take is a RoundTripper that looks at a request and sends nothing.
@@ -94,7 +102,7 @@ func (t take) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errNotTheAPI
 }
 
-func newCredential(h http.Header, lent bool, user string) *credential {
+func newCredential(h http.Header, lent bool) *credential {
 	sum := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		write(sum, name)
@@ -103,7 +111,7 @@ func newCredential(h http.Header, lent bool, user string) *credential {
 		}
 	}
 	_, _ = fmt.Fprintf(sum, "|%t", lent)
-	c := &credential{header: h, lent: lent, user: user}
+	c := &credential{header: h, lent: lent}
 	sum.Sum(c.key[:0])
 	return c
 }
@@ -116,8 +124,14 @@ func credentialOf(who relay.Identity) (*credential, error) {
 	if !ok || c == nil || who.Role != relay.RoleUser {
 		return nil, &stream.Error{Code: stream.Unauthenticated, Text: "the relay has no credential of this caller: log in again"}
 	}
+	if !c.until.IsZero() && time.Now().After(c.until) {
+		return nil, &stream.Error{Code: stream.Unauthenticated, Text: "the certificate ended at " + c.until.UTC().Format(time.RFC3339)}
+	}
 	return c, nil
 }
+
+// nobody tells whether the credential is none.
+func (c *credential) nobody() bool { return len(c.header) == 0 && !c.lent }
 
 type credentialKey struct{}
 
@@ -139,14 +153,9 @@ type asCaller struct {
 func (t *asCaller) RoundTrip(r *http.Request) (*http.Response, error) {
 	h, err := t.headers(r)
 	if err != nil {
-		if r.Body != nil {
-			_ = r.Body.Close()
-		}
-		return nil, err
+		return nil, drop(r, err)
 	}
-	r = r.WithContext(r.Context()) // a shallow copy: a RoundTripper changes no request
-	r.Header = h
-	return t.next.RoundTrip(r)
+	return t.next.RoundTrip(withHeader(r, h))
 }
 
 func (t *asCaller) headers(r *http.Request) (http.Header, error) {
@@ -182,11 +191,3 @@ func withoutIdentity(h http.Header) http.Header {
 	}
 	return out
 }
-
-// ownToken is the relay's own bearer token.
-type ownToken struct {
-	file string
-	mu   sync.Mutex
-}
-
-func (t *ownToken) get() (string, error) { return "", errors.New("not written yet") }

@@ -1,0 +1,161 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/relay"
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// admission bounds all that is asked before a port-forward request is let in.
+const admission = 20 * time.Second
+
+// Dialer is what the front needs of a relay.Server.
+type Dialer interface {
+	// Dial opens a connection to a pod on behalf of a caller. It authorizes and
+	// locates anew every time.
+	Dial(ctx context.Context, c relay.Call) (*relay.Link, error)
+	// Draining is closed when the relay has begun to go away.
+	Draining() <-chan struct{}
+}
+
+// Front is what stock clients of a cluster talk to instead of the API server:
+// pods/NAME/portforward goes to srv by way of portforward, everything else to the
+// API server, with the credential that the caller came with.
+//
+// The handler wants an http.Server without a timeout for whole requests, since a
+// watch has no end; one for headers and one for idle connections are the server's
+// business. A request returns when what it started has ended, an upgraded one
+// too; the end of the request's context ends either.
+func (k *Kube) Front(srv Dialer, portforward *kubectl.Handler) http.Handler {
+	return &front{
+		kube:     k,
+		draining: srv.Draining(),
+		dial: func(ctx context.Context, c relay.Call) (kubectl.Connection, error) {
+			link, err := srv.Dial(ctx, c)
+			if err != nil {
+				return nil, err // no Link that is nil within an interface that is not
+			}
+			return link, nil
+		},
+		portforward: portforward.ServeSession,
+		proxy:       newProxy(k),
+	}
+}
+
+// front is the handler of Kube.Front.
+type front struct {
+	kube        *Kube
+	draining    <-chan struct{}
+	dial        func(context.Context, relay.Call) (kubectl.Connection, error)
+	portforward func(http.ResponseWriter, *http.Request, kubectl.Session, []uint16)
+	proxy       *proxy
+}
+
+// ServeHTTP answers one request.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := &recorder{ResponseWriter: w}
+	kind := kindPlain
+	defer func() { f.kube.front.count(kind, rec.outcome()) }()
+
+	r, err := unambiguous(r)
+	if err != nil {
+		refuse(rec, r, err)
+		return
+	}
+	target, forwards, err := portforwardTarget(r.URL)
+	protocol, upErr := upgradeOf(r)
+	switch {
+	case forwards || err != nil:
+		kind = kindPortForward
+	case protocol != "" || upErr != nil:
+		kind = kindUpgrade
+	}
+	if err = errors.Join(err, upErr); err != nil {
+		refuse(rec, r, err)
+		return
+	}
+	who, err := f.caller(r)
+	if err != nil {
+		refuse(rec, r, err)
+		return
+	}
+	if forwards {
+		f.forward(rec, r, who, target)
+		return
+	}
+	f.proxy.serve(rec, r, who, protocol)
+}
+
+// caller says who sent r.
+func (f *front) caller(r *http.Request) (relay.Identity, error) {
+	who, err := f.kube.Caller(r)
+	if err != nil {
+		return who, err
+	}
+	c, err := credentialOf(who)
+	if err != nil {
+		return who, err
+	}
+	if c.lent && impersonates(r.Header) {
+		// What the relay's own rights are lent for is to be this caller and
+		// nobody else.
+		return who, &stream.Error{
+			Code: stream.Forbidden,
+			Text: "callers with a client certificate or behind a front proxy cannot impersonate through the relay: use a bearer token",
+		}
+	}
+	return who, nil
+}
+
+// forward serves a port-forward request. All that can be refused is refused
+// before the upgrade, where the client shows its user the reason.
+func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identity, target relay.Target) {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		w.Header().Set("Allow", "GET, POST")
+		kubectl.WriteStatus(w, r, http.StatusMethodNotAllowed, "MethodNotAllowed", "port-forward takes GET with a WebSocket upgrade or POST with a SPDY one")
+		return
+	}
+	ports, err := kubectl.ParsePorts(r.URL.Query())
+	if err != nil {
+		kubectl.WriteStatus(w, r, http.StatusBadRequest, "BadRequest", err.Error())
+		return
+	}
+	// The end of ctx ends the watch of the session, before Kube.Close waits for it.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	who, err = f.admit(ctx, who, target)
+	if err != nil {
+		refuse(w, r, err)
+		return
+	}
+	s := f.newSession(ctx, r.RemoteAddr, who, target)
+	defer s.wait()
+	defer cancel()
+	f.portforward(w, r.WithContext(ctx), s, ports)
+}
+
+// admit asks, whatever the method of the request, whether the caller may make
+// port forwards to the pod, and whether there is such a pod.
+func (f *front) admit(ctx context.Context, who relay.Identity, target relay.Target) (relay.Identity, error) {
+	select {
+	case <-f.draining:
+		return who, errGoingAway
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, admission)
+	defer cancel()
+	who, err := f.kube.Known(ctx, who)
+	if err != nil {
+		return who, err
+	}
+	if err := f.kube.Authorize(ctx, who, target); err != nil {
+		return who, err
+	}
+	_, err = f.kube.Locate(ctx, who, target)
+	return who, err
+}

@@ -1,0 +1,41 @@
+package kube
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+// metrics are what is counted here. Labels are bounded: no pod, no user, no node.
+type metrics struct{ set *vm.Set }
+
+func newMetrics() *metrics { return &metrics{set: vm.NewSet()} }
+
+// size shows how many answers of a kind are remembered.
+func (m *metrics) size(of string, size func() int) {
+	m.set.NewGauge(fmt.Sprintf(`culvert_relay_kube_remembered{of=%q}`, of), func() float64 { return float64(size()) })
+}
+
+// asked counts a question to the API server and how long its answer took.
+func (m *metrics) asked(call string, err error, took time.Duration) {
+	result := stream.CodeOf(fault(err)).String()
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_kube_requests_total{call=%q,result=%q}`, call, result)).Inc()
+	m.set.GetOrCreateHistogram(fmt.Sprintf(`culvert_relay_kube_request_seconds{call=%q}`, call)).Update(took.Seconds())
+}
+
+// agentRefused counts an agent that was turned away, or a next token of one.
+func (m *metrics) agentRefused(reason string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_agents_refused_total{reason=%q}`, reason)).Inc()
+}
+
+// callerRefused counts a caller that could not be told.
+func (m *metrics) callerRefused(code stream.Code) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_callers_refused_total{reason=%q}`, code)).Inc()
+}
+
+// WriteMetrics writes what was counted in the text format of Prometheus.
+func (k *Kube) WriteMetrics(w io.Writer) { k.metrics.set.WritePrometheus(w) }
