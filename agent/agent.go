@@ -28,6 +28,7 @@ type Agent struct {
 	control *rpc.Listener // questions of relays
 
 	running atomic.Int64  // streams
+	apis    atomic.Int64  // those of them to the API server
 	idle    chan struct{} // tells that running fell to none
 	tunnels atomic.Int64  // registered ones
 	leaving chan struct{} // closed when Run's context has ended

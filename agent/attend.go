@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// renewCheck is how often it is looked whether the credential of a tunnel is
-	// due, at most.
+	// renewCheck is how long it is waited for the credential of a tunnel to become
+	// due until the clock is looked at again, and after a failure.
 	renewCheck = time.Hour
+	// renewPause is the shortest time between two renewals.
+	renewPause = time.Second
 	// maxSaid bounds, in bytes, what a relay says of itself for the log.
 	maxSaid = 256
 )
@@ -38,7 +40,7 @@ type uplink struct {
 	relay     string
 	sess      *tunnel.Session
 	control   *grpc.ClientConn
-	renewAt   time.Time     // when what it shows is due; zero: never; of the renewing goroutine
+	shown     Credential
 	questions atomic.Int32  // open streams on which the relay asks
 	replaced  chan struct{} // closed when the relay said that it goes away
 	once      sync.Once
@@ -140,6 +142,9 @@ func (a *Agent) registration() *controlv1.Register {
 	if a.cfg.Policy.AllowHostNetwork {
 		r.Capabilities = append(r.Capabilities, "host-network")
 	}
+	if a.cfg.APIServer != "" {
+		r.Capabilities = append(r.Capabilities, capabilityAPI)
+	}
 	return r
 }
 
@@ -193,22 +198,34 @@ func (u *uplink) renew(ctx context.Context) {
 	a := u.agent
 	said := complaint{log: a.cfg.Log}
 	registry := controlv1.NewRegistryClient(u.control)
-	for ok := !u.renewAt.IsZero(); ok; ok = connect.Sleep(ctx, connect.UpperHalf(renewCheck)) {
-		if time.Now().Before(u.renewAt) {
+	for due := u.shown.RenewAt; !due.IsZero(); {
+		if wait := time.Until(due); wait > 0 {
+			if !connect.Sleep(ctx, min(wait, connect.UpperHalf(renewCheck))) {
+				return
+			}
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
-		next, err := a.cfg.Identity.Renew(limited, u.relay, registry)
+		next, err := u.shown.Renew(limited, registry)
 		cancel()
 		switch {
-		case err == nil && next.IsZero():
+		case ctx.Err() != nil:
 			return
-		case err == nil:
-			u.renewAt = next
-			a.cfg.Log.Info("credential renewed", "relay", u.relay, "renew_at", next)
-		case ctx.Err() == nil:
+		case errors.Is(err, errSameToken):
+			a.cfg.Log.Debug("credential not renewed", "relay", u.relay, "err", err)
+		case err != nil:
 			said.warn("credential not renewed", u.relay, err)
+		case !next.IsZero():
+			a.cfg.Log.Info("credential renewed", "relay", u.relay, "renew_at", next)
 		}
+		if err != nil && next.IsZero() {
+			next = time.Now().Add(connect.UpperHalf(renewCheck))
+		}
+		// Whatever it says: not in a loop.
+		if soon := time.Now().Add(renewPause); !next.IsZero() && next.Before(soon) {
+			next = soon
+		}
+		due = next
 	}
 }
 

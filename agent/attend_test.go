@@ -39,9 +39,9 @@ func TestRenewUnderTunnel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				u := &uplink{agent: a, relay: "r:1"}
+				u := &uplink{agent: a, relay: "r:1", shown: Credential{Renew: id.renew}}
 				if tt.due != 0 {
-					u.renewAt = time.Now().Add(tt.due)
+					u.shown.RenewAt = time.Now().Add(tt.due)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), tt.life)
 				defer cancel()

@@ -13,7 +13,8 @@ import (
 // Config is what an Agent needs. Node, Relays, Pods, Dial and Identity must
 // be set.
 type Config struct {
-	// Node is the name this agent claims; its credential must prove it.
+	// Node is the name this agent claims; its credential must prove it: a relay
+	// that knows the node by the credential refuses any other name.
 	Node string
 
 	// Relays are host:port. The agent keeps a tunnel to each.
@@ -31,6 +32,14 @@ type Config struct {
 	// Policy refuses streams. The zero value lets everything but host-network
 	// pods pass.
 	Policy Policy
+
+	// APIServer is the address (host:port) of the cluster's API server, which
+	// relays may then reach through this agent. They cannot name another one.
+	// Empty: they may not.
+	APIServer string
+
+	// MaxAPIStreams bounds the streams to the API server at once. 0 means 256.
+	MaxAPIStreams int
 
 	// Version is shown to relays.
 	Version string
@@ -74,6 +83,9 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("relay %s is named twice", r)
 		}
 		seen[r] = true
+	}
+	if c.MaxAPIStreams <= 0 {
+		c.MaxAPIStreams = 256
 	}
 	setDefault(&c.DialTimeout, 10*time.Second)
 	setDefault(&c.MaxBackoff, 5*time.Second)

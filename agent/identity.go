@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
@@ -19,8 +22,14 @@ type Credential struct {
 	TLS *tls.Config
 	// Hello returns a credential sent after TLS. nil: the certificate is it.
 	Hello func() (*stream.Hello, error)
-	// RenewAt is when Identity.Renew should be called. Zero: never.
+	// RenewAt is when Renew should be called. Zero: never.
 	RenewAt time.Time
+	// Renew renews what the tunnel made with this credential shows, asking over
+	// that same tunnel, and returns when to call it again: a relay that takes it
+	// keeps the tunnel beyond the end of the old credential. Zero with no error:
+	// never; zero with an error: when the caller likes. ctx bounds it. It is not
+	// called twice at once. nil with a zero RenewAt only.
+	Renew func(ctx context.Context, registry controlv1.RegistryClient) (time.Time, error)
 }
 
 // Identity is how an agent proves its name. It may be used for several relays at
@@ -29,17 +38,13 @@ type Identity interface {
 	// For returns the credential for a relay. It may get it first, at the relay
 	// itself, over connections that dial makes; ctx bounds that.
 	For(ctx context.Context, relay string, dial func(Credential) *connect.Dialer) (Credential, error)
-	// Renew renews what a tunnel shows to a relay, asking over that same tunnel,
-	// and returns the next RenewAt: a relay that takes it keeps the tunnel beyond
-	// the end of the old credential. ctx bounds it.
-	Renew(ctx context.Context, relay string, registry controlv1.RegistryClient) (time.Time, error)
 	// Refused hears that the relay did not take the credential.
 	Refused(relay string)
 }
 
 // Trust says how a relay proves itself: exactly one of the two is set.
 type Trust struct {
-	CAFile string // authorities in PEM
+	CAFile string // authorities in PEM; read for each tunnel, and may come late
 	CAPin  string // sha256:<hex> of the authority's key
 }
 
@@ -53,16 +58,11 @@ type Certificate struct {
 
 var _ Identity = (*Certificate)(nil)
 
-// For returns the certificate.
+// For returns the certificate. It is never renewed: whoever made it makes the next
+// one, and the next tunnel shows that.
 func (c *Certificate) For(_ context.Context, relay string, _ func(Credential) *connect.Dialer) (Credential, error) {
 	tc, err := clientTLS(relay, c.Trust, identity.ClientConfig{CertFile: c.CertFile, KeyFile: c.KeyFile, Report: c.Report})
 	return Credential{TLS: tc}, err
-}
-
-// Renew is never called: whoever made the certificate makes the next one, and the
-// next tunnel shows it.
-func (c *Certificate) Renew(context.Context, string, controlv1.RegistryClient) (time.Time, error) {
-	return time.Time{}, nil
 }
 
 // Refused does nothing: whoever made the certificate has to act.
@@ -76,5 +76,19 @@ func clientTLS(relay string, trust Trust, cfg identity.ClientConfig) (*tls.Confi
 	}
 	cfg.ServerName, cfg.ALPN = host, stream.ALPNAgent
 	cfg.CAFile, cfg.CAPin = trust.CAFile, trust.CAPin
-	return identity.ClientTLS(cfg)
+	tc, err := identity.ClientTLS(cfg)
+	if err != nil && trust.empty() {
+		return nil, fmt.Errorf("%w: waiting until the relay's authority is written there", err)
+	}
+	return tc, err
+}
+
+// empty tells whether the file of authorities is not there yet or has nothing in
+// it, as a volume that is filled while the agent runs.
+func (t *Trust) empty() bool {
+	if t.CAFile == "" {
+		return false
+	}
+	info, err := os.Stat(t.CAFile)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
 }

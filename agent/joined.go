@@ -78,15 +78,14 @@ func (j *Joined) For(ctx context.Context, relay string, dial func(Credential) *c
 			return Credential{}, err
 		}
 	}
-	return Credential{TLS: tc, RenewAt: id.RenewAt()}, nil
+	renew := func(ctx context.Context, registry controlv1.RegistryClient) (time.Time, error) {
+		return k.renew(ctx, id, registry)
+	}
+	return Credential{TLS: tc, RenewAt: id.RenewAt(), Renew: renew}, nil
 }
 
-// Renew replaces the certificate. The key stays.
-func (j *Joined) Renew(ctx context.Context, relay string, registry controlv1.RegistryClient) (time.Time, error) {
-	id, k, err := j.open(relay)
-	if err != nil {
-		return time.Time{}, err
-	}
+// renew replaces the certificate. The key stays.
+func (k *keeping) renew(ctx context.Context, id *identity.AgentIdentity, registry controlv1.RegistryClient) (time.Time, error) {
 	if err := k.enter(ctx); err != nil {
 		return time.Time{}, err
 	}

@@ -22,6 +22,7 @@ func newMetrics(a *Agent) *metrics {
 	m.down = m.set.NewCounter(`culvert_agent_payload_bytes_total{direction="down"}`)
 	m.failed = m.set.NewCounter(`culvert_agent_relay_dial_failures_total`)
 	m.set.NewGauge(`culvert_agent_streams`, func() float64 { return float64(a.running.Load()) })
+	m.set.NewGauge(`culvert_agent_api_streams`, func() float64 { return float64(a.apis.Load()) })
 	m.set.NewGauge(`culvert_agent_tunnels`, func() float64 { return float64(a.tunnels.Load()) })
 	m.set.NewGauge(`culvert_agent_relays`, func() float64 { return float64(len(a.cfg.Relays)) })
 	m.set.NewGauge(`culvert_agent_pods`, func() float64 { return float64(len(a.cfg.Pods.List())) })

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +47,8 @@ type relay struct {
 	taken bool
 	// frozen refuses renewals.
 	frozen bool
+	// token answers a renewal with a token. nil: it is taken.
+	token func(token string) (*controlv1.RenewResponse, error)
 
 	ctx   context.Context
 	ln    net.Listener
@@ -63,6 +66,8 @@ type link struct {
 	sess *tunnel.Session
 	cert *x509.Certificate
 	stop context.CancelFunc
+
+	tokens []string // as they were shown, guarded by relay.mu
 
 	// Guarded by relay.mu.
 	reg   *controlv1.Register
@@ -149,7 +154,7 @@ func (r *relay) serve(raw net.Conn, tc *tls.Config) {
 	defer sess.Close()
 	life, stop := context.WithCancel(r.ctx)
 	defer stop()
-	l := &link{sess: sess, cert: cert, stop: stop, pods: make(map[string]*controlv1.Pod), leave: make(chan *controlv1.GoingAway, 100)}
+	l := &link{sess: sess, cert: cert, stop: stop, tokens: []string{hello.Token}, pods: make(map[string]*controlv1.Pod), leave: make(chan *controlv1.GoingAway, 100)}
 	r.change(func() { r.links = append(r.links, l) })
 	_ = sess.Serve(life, func(st *tunnel.Stream) {
 		if open, err := stream.ReadOpen(st); err != nil || open.Kind != stream.KindControl {
@@ -165,6 +170,8 @@ func (r *relay) serve(raw net.Conn, tc *tls.Config) {
 func welcome(cert *x509.Certificate, hello *stream.Hello) stream.Reply {
 	switch {
 	case hello.Credential == stream.CredentialTLS && cert != nil:
+		return stream.Reply{}
+	case hello.Credential == stream.CredentialToken && strings.HasPrefix(hello.Token, tokenHead) && cert == nil:
 		return stream.Reply{}
 	case hello.Credential == stream.CredentialJoin && hello.Token == joinToken && cert == nil:
 		return stream.Reply{}
@@ -292,11 +299,19 @@ func (r *relay) Join(ctx context.Context, req *controlv1.JoinRequest) (*controlv
 }
 
 func (r *relay) Renew(ctx context.Context, req *controlv1.RenewRequest) (*controlv1.RenewResponse, error) {
-	if rpc.Peer(ctx).(*link).cert == nil {
-		return nil, status.Error(codes.PermissionDenied, "has no certificate")
-	}
+	l := rpc.Peer(ctx).(*link)
 	if r.frozen {
 		return nil, status.Error(codes.Unavailable, "no renewals today")
+	}
+	if l.cert == nil && req.GetToken() != "" {
+		r.change(func() { l.tokens = append(l.tokens, req.GetToken()) })
+		if r.token != nil {
+			return r.token(req.GetToken())
+		}
+		return &controlv1.RenewResponse{}, nil
+	}
+	if l.cert == nil {
+		return nil, status.Error(codes.PermissionDenied, "has no certificate")
 	}
 	chain, err := r.issue(req.GetCsr())
 	r.change(func() { r.renewed++ })

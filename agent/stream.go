@@ -32,6 +32,10 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 		a.began()
 		defer a.ended()
 		u.forward(ctx, st, open)
+	case open.Kind == stream.KindAPI:
+		a.began()
+		defer a.ended()
+		u.api(ctx, st, open)
 	default:
 		st.Refuse(&stream.Error{Code: stream.Unsupported, Text: fmt.Sprintf("streams of kind %s are not served here", open.Kind)})
 	}

@@ -91,7 +91,7 @@ func (a *Agent) dial(ctx context.Context, relay string) (*uplink, error) {
 	if err != nil {
 		return nil, errors.Join(err, sess.Close())
 	}
-	return &uplink{agent: a, relay: relay, sess: sess, control: cc, renewAt: cred.RenewAt, replaced: make(chan struct{})}, nil
+	return &uplink{agent: a, relay: relay, sess: sess, control: cc, shown: cred, replaced: make(chan struct{})}, nil
 }
 
 // unwelcome tells whether a relay refused the credential: in its answer to it, or

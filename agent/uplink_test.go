@@ -30,7 +30,7 @@ func (f *fixed) For(context.Context, string, func(Credential) *connect.Dialer) (
 	return Credential{}, f.err
 }
 
-func (f *fixed) Renew(context.Context, string, controlv1.RegistryClient) (time.Time, error) {
+func (f *fixed) renew(context.Context, controlv1.RegistryClient) (time.Time, error) {
 	f.asked.Add(1)
 	if f.err != nil {
 		return time.Time{}, f.err

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 const (
 	minToken      = 16
-	maxToken      = 4096
+	maxToken      = stream.MaxToken // what a Hello carries: signed tokens with many claims are long
 	maxTokens     = 16
 	maxTokenBytes = 64 << 10
 )
@@ -27,7 +29,7 @@ func LoadToken(file string) (string, error) {
 	return tokens[0], nil
 }
 
-// ParseTokens reads a token file: one token a line, each 16 to 4096 printable
+// ParseTokens reads a token file: one token a line, each 16 to 16384 printable
 // ASCII characters without space, 1 to 16 of them, so that an old and a new one
 // can be good at the same time. Empty lines and lines that begin with # do not
 // count. Errors never quote the contents.

@@ -8,7 +8,7 @@ import (
 )
 
 func TestParseTokens(t *testing.T) {
-	a, b := strings.Repeat("a", 16), strings.Repeat("b", 4096)
+	a, b := strings.Repeat("a", 16), strings.Repeat("b", 16384)
 	cases := []struct {
 		name, in string
 		want     []string // nil: refused
