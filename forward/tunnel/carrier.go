@@ -78,6 +78,17 @@ func (c *Carrier) State() tls.ConnectionState {
 // is not known.
 func (c *Carrier) RoundTrip() time.Duration { return roundTrip(c.raw) }
 
+// HandOver gives the TLS connection away to a protocol of its own, on which no
+// session will run; nil without TLS. It takes back what only a tunnel wants of its
+// socket: elsewhere a peer that reads nothing for minutes is no fault. The caller
+// owns the connection from now on, and does not use the Carrier any more.
+func (c *Carrier) HandOver() *tls.Conn {
+	if c.tls != nil {
+		untuneSocket(c.raw)
+	}
+	return c.tls
+}
+
 // cut ends the connection at once. It never waits for the peer, unlike
 // tls.Conn.Close, which may wait for room to send its farewell.
 func (c *Carrier) cut() { c.raw.Close() }

@@ -24,6 +24,14 @@ func tuneSocket(c net.Conn) {
 	})
 }
 
+// untuneSocket takes back what cuts a peer that only does not read: the kernel
+// counts a closed window as silence too.
+func untuneSocket(c net.Conn) {
+	control(c, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0)
+	})
+}
+
 func roundTrip(c net.Conn) (rtt time.Duration) {
 	control(c, func(fd int) {
 		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {

@@ -13,7 +13,7 @@ import (
 const maxChain = 16
 
 // ClientConfig says how an agent or a client dials a relay. ServerName, ALPN and
-// exactly one of CAFile, CAPin and SystemRoots must be set.
+// exactly one of CAFile, CAData, CAPin and SystemRoots must be set.
 type ClientConfig struct {
 	// ServerName is the host name or IP literal that the relay's certificate must
 	// carry, without a port.
@@ -23,6 +23,8 @@ type ClientConfig struct {
 	ALPN string
 	// CAFile is a PEM file of authorities, read again when it changes.
 	CAFile string
+	// CAData are authorities in PEM, for who has them from elsewhere than a file.
+	CAData []byte
 	// CAPin is the pin of the relay's authority (see ParsePin). The authority
 	// must be in the chain that the relay presents.
 	CAPin string
@@ -97,7 +99,7 @@ type roots func(chain []*x509.Certificate) (*x509.CertPool, error)
 
 func (cfg *ClientConfig) trust() (roots, error) {
 	ways := 0
-	for _, set := range []bool{cfg.CAFile != "", cfg.CAPin != "", cfg.SystemRoots} {
+	for _, set := range []bool{cfg.CAFile != "", len(cfg.CAData) > 0, cfg.CAPin != "", cfg.SystemRoots} {
 		if set {
 			ways++
 		}
@@ -118,6 +120,16 @@ func (cfg *ClientConfig) trust() (roots, error) {
 			return nil, err
 		}
 		return func([]*x509.Certificate) (*x509.CertPool, error) { return cas.Pool(), nil }, nil
+	case len(cfg.CAData) > 0:
+		certs, err := parseCAs(cfg.CAData)
+		if err != nil {
+			return nil, err
+		}
+		pool := x509.NewCertPool()
+		for _, c := range certs {
+			pool.AddCert(c)
+		}
+		return func([]*x509.Certificate) (*x509.CertPool, error) { return pool, nil }, nil
 	}
 	// A nil pool means the system's to crypto/x509.
 	return func([]*x509.Certificate) (*x509.CertPool, error) { return nil, nil }, nil
