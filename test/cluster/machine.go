@@ -18,7 +18,9 @@ import (
 // is the node's directory, $2 its name.
 // Mounts stay in the namespace and propagate within it, as on a machine with
 // systemd, since pods may ask for that. Of the settings that kubelet writes it
-// gets files to write to: they are not the node's but the machine's.
+// gets files to write to: they are not the node's but the machine's. Its hosts
+// file is that of any node, whatever the machine's is like: containerd looks up
+// localhost there when it forwards ports.
 const machineScript = `set -e
 mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -32,6 +34,8 @@ for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on
 	cat "/proc/sys/$setting" > "$file"
 	mount --bind "$file" "/proc/sys/$setting"
 done
+printf '127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 %s\n' "$2" > "$1/hosts"
+mount --bind "$1/hosts" /etc/hosts
 hostname "$2"
 echo ready
 exec sleep infinity`

@@ -1,0 +1,50 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+)
+
+// table is what docs/compatibility.md shows: a row for each behaviour, a column
+// for each way.
+type table struct {
+	title   string
+	columns []string
+	rows    []row
+}
+
+type row struct {
+	name  string
+	cells []bool // one for each column
+	note  string
+}
+
+// markdown writes the table, and below it the notes that its rows refer to.
+func (t *table) markdown() string {
+	var b, notes strings.Builder
+	fmt.Fprintf(&b, "## %s\n\n| |", t.title)
+	for _, c := range t.columns {
+		fmt.Fprintf(&b, " %s |", c)
+	}
+	b.WriteString("\n|---|" + strings.Repeat(":-:|", len(t.columns)) + "\n")
+	count := 0
+	for _, r := range t.rows {
+		name := r.name
+		if r.note != "" {
+			count++
+			name += fmt.Sprintf(" [%d]", count)
+			fmt.Fprintf(&notes, "%d. %s\n", count, r.note)
+		}
+		fmt.Fprintf(&b, "| %s |", name)
+		for _, well := range r.cells {
+			fmt.Fprintf(&b, " %s |", map[bool]string{true: "yes", false: "**no**"}[well])
+		}
+		b.WriteString("\n")
+	}
+	if count > 0 {
+		b.WriteString("\n" + notes.String())
+	}
+	return b.String()
+}
