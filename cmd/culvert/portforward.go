@@ -188,7 +188,7 @@ func (pf *portForward) listen(ports []client.Ports) ([]*client.Listener, error) 
 func (pf *portForward) failure(p client.Ports, err error) string {
 	text := reason(err)
 	if remote, ok := errors.AsType[*stream.Error](err); ok {
-		if h := client.Hint(remote.Code, client.Target{Namespace: pf.relay.namespace, Port: p.Remote}); h != "" {
+		if h := (client.Advice{}).Hint(remote.Code, client.Target{Namespace: pf.relay.namespace, Port: p.Remote}); h != "" {
 			text += " (" + h + ")"
 		}
 	}

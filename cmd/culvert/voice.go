@@ -122,7 +122,7 @@ func hint(err error) string {
 		if about, ok := errors.AsType[*targetError](err); ok {
 			t = about.target
 		}
-		return client.Hint(remote.Code, t)
+		return (client.Advice{}).Hint(remote.Code, t)
 	case errors.Is(err, client.ErrNeedsKubernetes):
 		return "name a pod; list them with: culvert get pods"
 	case errors.As(err, &verify):

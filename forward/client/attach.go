@@ -6,12 +6,26 @@ import (
 	"io"
 	"net"
 
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// attachRelay makes a session to one relay. It ends with ctx.
+// attachRelay makes a session to one relay. It ends with ctx. A token that the
+// relay refuses is replaced once, where it can be.
 func (c *Client) attachRelay(ctx context.Context, relay Relay) (session, error) {
+	s, err := c.dialRelay(ctx, relay)
+	if c.cfg.Expired != nil && errors.Is(err, &stream.Error{Code: stream.Unauthenticated}) {
+		c.cfg.Expired()
+		s, err = c.dialRelay(ctx, relay)
+	}
+	if err != nil {
+		return nil, cureless(err)
+	}
+	return newTunnelSession(s)
+}
+
+func (c *Client) dialRelay(ctx context.Context, relay Relay) (*tunnel.Session, error) {
 	d := connect.Dialer{
 		TLS:    relay.TLS,
 		ALPN:   stream.ALPNClient,
@@ -24,14 +38,13 @@ func (c *Client) attachRelay(ctx context.Context, relay Relay) (session, error) 
 			if err != nil {
 				return nil, &tokenError{err}
 			}
+			if token == "" {
+				return &stream.Hello{Credential: stream.CredentialTLS}, nil
+			}
 			return &stream.Hello{Credential: stream.CredentialToken, Token: token}, nil
 		}
 	}
-	s, err := d.Dial(ctx, relay.Addr)
-	if err != nil {
-		return nil, cureless(err)
-	}
-	return newTunnelSession(s)
+	return d.Dial(ctx, relay.Addr)
 }
 
 // tokenError marks a token that could not be had, which passes: whoever

@@ -30,9 +30,14 @@ type Config struct {
 	Relays []Relay
 
 	// Token returns the bearer token and is asked before every attempt, so
-	// that a token that was replaced is found. nil: the client certificate in
-	// the relay's TLS is the credential.
+	// that a token that was replaced is found. nil, or the token empty: the
+	// client certificate in the relay's TLS is the credential.
 	Token func() (string, error)
+
+	// Expired, if not nil, hears that a relay no longer accepts what Token
+	// returned, so that Token gets another one. A Client with it does not give
+	// up once it had a session: whoever logs in again is served again.
+	Expired func()
 
 	// Proxy returns the HTTP proxy for a URL, or nil for none. nil: no proxy.
 	Proxy func(*url.URL) (*url.URL, error)
@@ -113,6 +118,7 @@ type Client struct {
 type link struct {
 	session
 	relay string
+	began time.Time
 	left  chan struct{} // closed by retire, under mu
 }
 
@@ -149,7 +155,7 @@ func (c *Client) Run(ctx context.Context) error {
 	defer c.Close() // sessions that end have nobody to tell
 	c.setOnce(false)
 	pause := connect.Backoff{First: firstPause, Max: c.cfg.MaxBackoff}
-	avoid := ""
+	avoid, attached := "", false
 	for ctx.Err() == nil {
 		if c.isClosed() {
 			return net.ErrClosed
@@ -164,6 +170,11 @@ func (c *Client) Run(ctx context.Context) error {
 				_ = l.Close() // never used
 			}
 			return nil
+		case attached && c.cfg.Expired != nil && needsLogin(err):
+			c.failed(err)
+			c.cfg.Notify(Event{Kind: Failed, Err: err})
+			c.wait(ctx, loginPause, loginFloor)
+			continue
 		case isFinal(err):
 			c.end(err)
 			return err
@@ -171,9 +182,10 @@ func (c *Client) Run(ctx context.Context) error {
 			c.failed(err)
 			c.cfg.Notify(Event{Kind: Failed, Err: err})
 		default:
+			attached = true
 			avoid = c.keep(ctx, l, &pause)
 		}
-		c.wait(ctx, pause.Next())
+		c.wait(ctx, pause.Next(), kickFloor)
 	}
 	return nil
 }

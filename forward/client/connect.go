@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // headStart is how long a relay may think before the next one is tried beside
@@ -45,6 +47,13 @@ func isFinal(err error) bool {
 		var f *finalError
 		return !errors.As(err, &f)
 	})
+}
+
+// needsLogin reports whether a relay refused the credential, or there was none
+// to be had.
+func needsLogin(err error) bool {
+	var token *tokenError
+	return errors.As(err, &token) || errors.Is(err, &stream.Error{Code: stream.Unauthenticated})
 }
 
 // order returns the relays in random order, avoid last.
@@ -90,7 +99,7 @@ func (c *Client) connect(ctx context.Context, avoid string) (*link, error) {
 				results <- result{err: fmt.Errorf("relay %s: %w", relay.Addr, err)}
 				return
 			}
-			results <- result{link: &link{session: s, relay: relay.Addr, left: make(chan struct{})}}
+			results <- result{link: &link{session: s, relay: relay.Addr, began: time.Now(), left: make(chan struct{})}}
 		})
 	}
 	start()

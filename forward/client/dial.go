@@ -10,29 +10,42 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// Open opens a stream to a pod's port without waiting for the answer: what is
-// written goes along with the request, and a refusal is a *stream.Error from
-// the first read. While there is no session Open waits for one, WaitTimeout at
-// most; then the error wraps [ErrOffline]. The caller ends the Conn.
-func (c *Client) Open(ctx context.Context, t Target) (forward.Conn, error) {
-	return c.open(ctx, t)
+// Open opens a stream to where the route leads without waiting for the answer:
+// what is written goes along with the request, and a refusal is a *stream.Error
+// from the first read. While there is no session Open waits for one, WaitTimeout
+// at most; then the error wraps [ErrOffline]. The caller ends the Conn.
+//
+// A stream that is refused although another place may take it (the route says
+// so, the relay is going away, or the credential has run out) is opened again
+// there, WaitTimeout after the first try at the latest.
+func (c *Client) Open(ctx context.Context, r Route) (forward.Conn, error) {
+	first, err := c.open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return newAttempt(c, r, first), nil
 }
 
 // Dial is Open that waits until the pod has accepted the connection. A refusal
 // is a *stream.Error in the chain.
-func (c *Client) Dial(ctx context.Context, t Target) (forward.Conn, error) {
-	r, err := c.open(ctx, t)
+func (c *Client) Dial(ctx context.Context, r Route) (forward.Conn, error) {
+	first, err := c.open(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.WaitReply(ctx); err != nil {
-		_ = r.Reset(err) // the refusal is what matters
-		return nil, fmt.Errorf("connect to %s: %w", t, err)
+	a := newAttempt(c, r, first)
+	if err := a.WaitReply(ctx); err != nil {
+		_ = a.Reset(err) // the refusal is what matters
+		return nil, fmt.Errorf("connect to %s: %w", a.cur.Load().target, err)
 	}
-	return r, nil
+	return a, nil
 }
 
-func (c *Client) open(ctx context.Context, t Target) (*routed, error) {
+func (c *Client) open(ctx context.Context, r Route) (*routed, error) {
+	t, err := r.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
 	wait, cancel := context.WithTimeout(ctx, c.cfg.WaitTimeout)
 	defer cancel()
 	o := t.open()
@@ -43,7 +56,7 @@ func (c *Client) open(ctx context.Context, t Target) (*routed, error) {
 		}
 		conn, err := l.open(wait, o)
 		if err == nil {
-			return &routed{conn: conn, leave: func() { c.retire(l) }}, nil
+			return &routed{conn: conn, target: t, link: l, leave: func() { c.retire(l) }}, nil
 		}
 		if errors.Is(err, tunnel.ErrLost) {
 			select {
@@ -75,7 +88,9 @@ func (c *Client) forget(l *link) {
 // that the next one takes another way.
 type routed struct {
 	conn
-	leave func()
+	target Target
+	link   *link
+	leave  func()
 }
 
 func (r *routed) Read(p []byte) (int, error) {

@@ -9,9 +9,9 @@ import (
 	"github.com/culvert-k8s/culvert/forward"
 )
 
-// Opener opens a stream to a port of a pod; a [*Client] is one.
+// Opener opens a stream to where a route leads; a [*Client] is one.
 type Opener interface {
-	Open(ctx context.Context, t Target) (forward.Conn, error)
+	Open(ctx context.Context, r Route) (forward.Conn, error)
 }
 
 // Forwarder carries the connections of local listeners to a pod. A connection
@@ -22,6 +22,9 @@ type Forwarder struct {
 
 	// Namespace and Pod name the pod. The port is the listener's.
 	Namespace, Pod string
+
+	// Route, if not nil, leads the connections of a listener in place of these.
+	Route func(Ports) Route
 
 	// Joiner carries the bytes and may be shared. nil: one of its own.
 	Joiner *forward.Joiner
@@ -66,7 +69,11 @@ func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, p Ports, 
 		f.Accepted(p)
 	}
 	local := forward.TCP(tc)
-	remote, err := f.Opener.Open(ctx, Target{Namespace: f.Namespace, Pod: f.Pod, Port: p.Remote})
+	var route Route = Target{Namespace: f.Namespace, Pod: f.Pod, Port: p.Remote}
+	if f.Route != nil {
+		route = f.Route(p)
+	}
+	remote, err := f.Opener.Open(ctx, route)
 	if err != nil {
 		_ = local.Reset(err) // it is gone either way
 	} else {

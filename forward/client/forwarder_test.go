@@ -15,7 +15,13 @@ import (
 
 type openFunc func(ctx context.Context, t Target) (forward.Conn, error)
 
-func (f openFunc) Open(ctx context.Context, t Target) (forward.Conn, error) { return f(ctx, t) }
+func (f openFunc) Open(ctx context.Context, r Route) (forward.Conn, error) {
+	t, err := r.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f(ctx, t)
+}
 
 // serve runs f on a free port and returns the way to it.
 func serve(t *testing.T, f *Forwarder) (dial func() *net.TCPConn) {

@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
+
+// freshFor is how young a session is whose credential is not worth renewing.
+const freshFor = 10 * time.Second
 
 // announce tells everybody who waits that the state changed. mu is held.
 func (c *Client) announce() {
@@ -86,6 +90,27 @@ func (c *Client) retire(l *link) {
 	}
 	c.mu.Unlock()
 	closeAll(gone)
+}
+
+// expired hears that l refused a stream for its credential, and tells whether
+// another session has or will have a better one. Streams that run go on.
+func (c *Client) expired(l *link) bool {
+	c.mu.Lock()
+	current, once := c.cur == l, c.once
+	c.mu.Unlock()
+	switch {
+	case once:
+		return false
+	case !current:
+		return true // others have noticed before
+	case time.Since(l.began) < freshFor:
+		return false // its credential was the best there is
+	}
+	if c.cfg.Expired != nil {
+		c.cfg.Expired()
+	}
+	c.retire(l)
+	return true
 }
 
 // prune takes retired sessions that ended off the list. mu is held.

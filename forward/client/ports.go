@@ -18,6 +18,75 @@ type Ports struct {
 // String returns the pair in the grammar that [ParsePorts] reads.
 func (p Ports) String() string { return fmt.Sprintf("%d:%d", p.Local, p.Remote) }
 
+// PortSpec is one pair of ports as a person names it.
+type PortSpec struct {
+	// Local is the port to listen on, 0 to 65535; 0 lets the system choose.
+	Local uint16
+	// Same listens on the number that is behind Name; Local is 0 then.
+	Same bool
+	// Remote is the port to reach, 1 to 65535, 0 if it has a Name.
+	Remote uint16
+	// Name is the name of the port to reach, known to Kubernetes.
+	Name string
+}
+
+// String returns what names the port to reach.
+func (p PortSpec) String() string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return strconv.Itoa(int(p.Remote))
+}
+
+// Ports returns the pair of numbers, with an error for a name.
+func (p PortSpec) Ports() (Ports, error) {
+	if p.Name != "" {
+		return Ports{}, fmt.Errorf("port %q: %w", p.Name, ErrNeedsKubernetes)
+	}
+	return Ports{Local: p.Local, Remote: p.Remote}, nil
+}
+
+// ParsePortSpec reads [LOCAL:]REMOTE as [ParsePorts] does, where REMOTE may be
+// the name of a port. A name alone listens on the number behind it.
+func ParsePortSpec(s string) (PortSpec, error) {
+	local, remote, pair := strings.Cut(s, ":")
+	if !pair {
+		remote = s
+	}
+	if !isPortName(remote) {
+		p, err := ParsePorts(s)
+		return PortSpec{Local: p.Local, Remote: p.Remote}, err
+	}
+	spec := PortSpec{Name: remote, Same: !pair}
+	if pair && local != "" {
+		l, err := parsePort(local)
+		if err != nil {
+			return PortSpec{}, fmt.Errorf("port %q: local port %w", s, err)
+		}
+		spec.Local = l
+	}
+	return spec, nil
+}
+
+// maxPortName is what Kubernetes allows for the port of a service: a DNS label.
+// For that of a container it allows less.
+const maxPortName = 63
+
+// isPortName tells a name from a number: it has a letter, and else digits and
+// dashes.
+func isPortName(s string) bool {
+	letter := false
+	for _, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
+			letter = true
+		case r != '-' && (r < '0' || r > '9'):
+			return false
+		}
+	}
+	return letter && len(s) <= maxPortName
+}
+
 // ParsePorts reads [LOCAL:]REMOTE as kubectl does: "5000" is the same port on
 // both sides, "8888:5000" listens on 8888, ":5000" and "0:5000" let the system
 // choose the local port. Every other form is an error that quotes s.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -67,6 +68,44 @@ func FuzzParsePorts(f *testing.F) {
 		again, err := ParsePorts(p.String())
 		if err != nil || again != p {
 			t.Fatalf("ParsePorts(%q) = %v, read back as %v, %v", s, p, again, err)
+		}
+	})
+}
+
+func TestParsePortSpec(t *testing.T) {
+	for in, want := range map[string]PortSpec{
+		"80":         {Local: 80, Remote: 80},
+		"8080:80":    {Local: 8080, Remote: 80},
+		":80":        {Remote: 80},
+		"https":      {Name: "https", Same: true},
+		"8443:https": {Local: 8443, Name: "https"},
+		":https":     {Name: "https"},
+		"0:8080-tcp": {Name: "8080-tcp"},
+		"443:0":      {},
+		"x:https":    {},
+		"1:2:https":  {},
+		"http s":     {},
+		"1:-":        {},
+		"":           {},
+	} {
+		got, err := ParsePortSpec(in)
+		if (want == PortSpec{}) != (err != nil) || got != want {
+			t.Errorf("ParsePortSpec(%q) = %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+	if _, err := (PortSpec{Name: "https"}).Ports(); !errors.Is(err, ErrNeedsKubernetes) {
+		t.Errorf("a name as number: %v", err)
+	}
+}
+
+func FuzzParsePortSpec(f *testing.F) {
+	for _, s := range []string{"80", "1:http", ":x", "1:2:3", "http"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := ParsePortSpec(s)
+		if err == nil && (p.Name == "") == (p.Remote == 0) {
+			t.Errorf("ParsePortSpec(%q) = %+v", s, p)
 		}
 	})
 }

@@ -64,9 +64,12 @@ func ParseRef(s string) (Ref, error) {
 	return Ref{Type: plural, Name: name}, nil
 }
 
+// String returns TYPE/NAME.
+func (r Ref) String() string { return r.Type + "/" + r.Name }
+
 // PodName returns the name of the pod a Ref stands for. Types other than pods
-// need somebody who can ask Kubernetes; until a relay can, they are refused
-// with an error that wraps [ErrNeedsKubernetes].
+// need somebody who can ask Kubernetes, and are refused with an error that
+// wraps [ErrNeedsKubernetes].
 func (r Ref) PodName() (string, error) {
 	if r.Type != "pods" {
 		return "", fmt.Errorf("target %s/%s: %w", r.Type, r.Name, ErrNeedsKubernetes)

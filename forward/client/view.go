@@ -41,6 +41,26 @@ func (c *Client) Streams(ctx context.Context) ([]*controlv1.StreamInfo, error) {
 	return r.GetStreams(), err
 }
 
+// Check asks how far a stream to t would get, without opening it. Port 0 asks
+// about no port. Relays that are older than the question answer with an error
+// for which [Unasked] is true.
+func (c *Client) Check(ctx context.Context, t Target) (*controlv1.CheckResponse, error) {
+	q := &controlv1.CheckRequest{Namespace: t.Namespace, Pod: t.Pod, Port: uint32(t.Port)}
+	return ask(ctx, c, "check the way to "+t.String(), controlv1.ViewClient.Check, q)
+}
+
+// Unasked reports whether err says that the relay does not know the question.
+func Unasked(err error) bool {
+	var call *callError
+	return errors.As(err, &call) && status.Code(call.err) == codes.Unimplemented
+}
+
+// Ready waits until there is a session, or ctx ends.
+func (c *Client) Ready(ctx context.Context) error {
+	_, err := c.current(ctx)
+	return err
+}
+
 // maxView bounds what a relay may show at once, in bytes: a list of pods is long
 // in a large cluster.
 const maxView = 64 << 20
