@@ -67,6 +67,11 @@ func (c *rawConn) CloseWrite() error {
 	if a := c.aborted.Load(); a != nil {
 		return *a
 	}
+	select {
+	case <-c.st.Gone(): // the stream itself would not tell
+		return forward.ErrReset
+	default:
+	}
 	c.finished.Store(true)
 	return c.why(c.st.CloseWrite())
 }

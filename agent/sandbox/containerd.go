@@ -36,6 +36,12 @@ type ContainerdConfig struct {
 	// MaxPods is how many sandboxes, dead ones too, the index holds; further ones
 	// are not listed, and asked for one by one. 0 means 4096.
 	MaxPods int
+	// NetNSDir is the directory in which this process sees the network namespaces
+	// that containerd keeps in /run/netns, or /var/run/netns as it calls it: in a
+	// container that is where the node's directory is mounted. A namespace that
+	// containerd keeps elsewhere is looked for where it says. Empty means that all
+	// are.
+	NetNSDir string
 	// Resync is how often all pods are listed again, beside following the events.
 	// 0 means 5 min.
 	Resync time.Duration
@@ -72,7 +78,7 @@ func NewContainerd(cfg ContainerdConfig) *Containerd {
 	}
 	return &Containerd{
 		cfg: cfg, index: newIndex(cfg.MaxPods), gate: newGate(), changed: make(signal, 1),
-		connect: func() (runtime, error) { return dialContainerd(cfg.Socket, cfg.Namespace) },
+		connect: func() (runtime, error) { return dialContainerd(cfg) },
 		state:   errNotListed,
 	}
 }

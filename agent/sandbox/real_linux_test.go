@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -37,12 +38,12 @@ func newNode(t *testing.T) *node {
 			t.Errorf("close containerd: %v", err)
 		}
 	})
-	return startSource(t, rt)
+	return startSource(t, rt, "")
 }
 
-// startSource follows rt until the test ends.
-func startSource(t *testing.T, rt *lab.Containerd) *node {
-	c := NewContainerd(ContainerdConfig{Socket: rt.Socket()})
+// startSource follows rt until the test ends, and sees its namespaces in netnsDir.
+func startSource(t *testing.T, rt *lab.Containerd, netnsDir string) *node {
+	c := NewContainerd(ContainerdConfig{Socket: rt.Socket(), NetNSDir: netnsDir})
 	running, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(running) }()
@@ -143,6 +144,7 @@ func TestRealContainerd(t *testing.T) {
 	}{
 		{"pods", realPods},
 		{"host network", realHostNetwork},
+		{"namespaces seen elsewhere", realMounted},
 		{"rebirth", realRebirth},
 		{"sandbox made anew", realNewSandbox},
 		{"restart", realRestart},
@@ -190,6 +192,32 @@ func realHostNetwork(t *testing.T, n *node) {
 	n.remove(pod)
 }
 
+// realMounted finds a pod as an agent in a container does: the directory of the
+// namespaces is mounted under another name, and the runtime knows nothing of it.
+func realMounted(t *testing.T, n *node) {
+	pod := n.run(lab.PodConfig{Name: "web"})
+	defer n.remove(pod)
+	dir := t.TempDir()
+	if err := syscall.Mount("/run/netns", dir, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := syscall.Mount("", dir, "", syscall.MS_SLAVE|syscall.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	seen := startSource(t, n.rt, dir)
+	if err := seen.isAt(pod); err != nil {
+		t.Error(err)
+	}
+	if p, err := seen.Lookup(t.Context(), pod.Config.UID); err != nil || filepath.Dir(p.NetNS) != dir {
+		t.Errorf("pod %+v, %v", p, err)
+	}
+}
+
 // realRebirth is what a StatefulSet does: the same name, another UID.
 func realRebirth(t *testing.T, n *node) {
 	first := n.run(lab.PodConfig{Name: "db-0", UID: "first"})
@@ -231,7 +259,7 @@ func realNewSandbox(t *testing.T, n *node) {
 	}
 	n.until("the second sandbox again", func() error { return n.isAt(second) })
 	// One who comes only now has seen no event and must ask after the tasks.
-	if err := startSource(t, n.rt).isAt(second); err != nil {
+	if err := startSource(t, n.rt, "").isAt(second); err != nil {
 		t.Errorf("for a new follower: %v", err)
 	}
 	n.remove(third)

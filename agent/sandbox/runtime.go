@@ -71,14 +71,15 @@ type runtime interface {
 // these three services are all that is needed of it.
 type containerd struct {
 	namespace  string
+	netnsDir   string
 	conn       *grpc.ClientConn
 	containers containers.ContainersClient
 	events     events.EventsClient
 	tasks      tasks.TasksClient
 }
 
-func dialContainerd(socket, namespace string) (runtime, error) {
-	conn, err := grpc.NewClient("unix:"+socket,
+func dialContainerd(cfg ContainerdConfig) (runtime, error) {
+	conn, err := grpc.NewClient("unix:"+cfg.Socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize)))
@@ -86,7 +87,7 @@ func dialContainerd(socket, namespace string) (runtime, error) {
 		return nil, fmt.Errorf("dial containerd: %w", err)
 	}
 	return &containerd{
-		namespace: namespace, conn: conn,
+		namespace: cfg.Namespace, netnsDir: cfg.NetNSDir, conn: conn,
 		containers: containers.NewContainersClient(conn),
 		events:     events.NewEventsClient(conn),
 		tasks:      tasks.NewTasksClient(conn),
@@ -182,7 +183,7 @@ func (c *containerd) list(ctx context.Context, uid string, put func(record)) err
 		if err != nil {
 			return fmt.Errorf("list sandboxes: %w", err)
 		}
-		if r, is := recordOf(m.GetContainer()); is {
+		if r, is := recordOf(m.GetContainer(), c.netnsDir); is {
 			put(r)
 		}
 	}
@@ -192,7 +193,7 @@ func (c *containerd) get(ctx context.Context, id string) (record, bool, error) {
 	response, err := c.containers.Get(c.scope(ctx), &containers.GetContainerRequest{ID: id})
 	switch status.Code(err) {
 	case codes.OK:
-		r, is := recordOf(response.GetContainer())
+		r, is := recordOf(response.GetContainer(), c.netnsDir)
 		return r, is, nil
 	case codes.NotFound:
 		return record{}, false, nil
@@ -218,7 +219,7 @@ func (c *containerd) task(ctx context.Context, id string) taskState {
 
 // recordOf describes a container if it is a sandbox of a pod that can be asked
 // for.
-func recordOf(c *containers.Container) (record, bool) {
+func recordOf(c *containers.Container, netnsDir string) (record, bool) {
 	labels := c.GetLabels()
 	r := record{id: c.GetID(), pod: Pod{
 		Namespace: labels[labelNamespace], Name: labels[labelName], UID: labels[labelUID],
@@ -233,5 +234,6 @@ func recordOf(c *containers.Container) (record, bool) {
 		return r, true
 	}
 	r.pod.NetNS, r.pod.HostNetwork, r.err = networkOf(c.GetSpec().GetValue())
+	r.pod.NetNS = seenAt(netnsDir, r.pod.NetNS)
 	return r, true
 }

@@ -82,17 +82,17 @@ func TestRecordOf(t *testing.T) {
 		{"no spec", labels(kindSandbox, "shop", "web-0", "u"), nil, true, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r, is := recordOf(&containers.Container{ID: "a", Labels: tc.labels, Spec: tc.spec, CreatedAt: timestamppb.New(made)})
+			r, is := recordOf(&containers.Container{ID: "a", Labels: tc.labels, Spec: tc.spec, CreatedAt: timestamppb.New(made)}, "/host/netns")
 			if is != tc.is || (r.err != nil) != tc.fails {
 				t.Fatalf("is a sandbox: %v, error %v", is, r.err)
 			}
-			want := Pod{Namespace: "shop", Name: "web-0", UID: "u", NetNS: "/var/run/netns/x", Created: made}
+			want := Pod{Namespace: "shop", Name: "web-0", UID: "u", NetNS: "/host/netns/x", Created: made}
 			if is && !tc.fails && (r.pod != want || r.id != "a") {
 				t.Errorf("got %v, want %v", r.pod, want)
 			}
 		})
 	}
-	if _, is := recordOf(nil); is {
+	if _, is := recordOf(nil, ""); is {
 		t.Error("nothing is a sandbox")
 	}
 }

@@ -60,3 +60,18 @@ func networkOf(spec []byte) (netns string, host bool, err error) {
 	}
 	return netns, false, nil
 }
+
+// seenAt returns where this process sees a namespace that the runtime names, if
+// what is in the machine's directory for them is seen in dir. Only the last part
+// of the name is taken over, so that nothing outside dir is meant. A path of any
+// other directory is its own: its last part need not tell one pod from another.
+func seenAt(dir, netns string) string {
+	if dir == "" {
+		return netns
+	}
+	switch path.Dir(netns) {
+	case "/run/netns", "/var/run/netns": // the second leads to the first on the node, but not in a container without the link
+		return path.Join(dir, path.Base(netns))
+	}
+	return netns
+}

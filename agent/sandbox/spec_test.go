@@ -45,12 +45,33 @@ func TestNetworkOf(t *testing.T) {
 	}
 }
 
+func TestSeenAt(t *testing.T) {
+	for _, tc := range []struct{ dir, netns, want string }{
+		{"", "/var/run/netns/cni-1", "/var/run/netns/cni-1"},
+		{"/run/netns", "/var/run/netns/cni-1", "/run/netns/cni-1"},
+		{"/run/netns", "/run/netns/cni-1", "/run/netns/cni-1"},
+		{"/host/netns", "/var/run/netns/cni-1", "/host/netns/cni-1"},
+		{"/host/netns/", "/run/netns/..data", "/host/netns/..data"},
+		{"/host/netns", "/run/netns/deeper/cni-1", "/run/netns/deeper/cni-1"},
+		{"/host/netns", "/run/netns", "/run/netns"},
+		{"/host/netns", "/run/containerd/cri/netns/cni-1", "/run/containerd/cri/netns/cni-1"},
+		{"/var/run/docker/netns", "/var/run/docker/netns/0a1b", "/var/run/docker/netns/0a1b"},
+		{"/host/netns", "/proc/4711/ns/net", "/proc/4711/ns/net"},
+		{"/host/netns", "", ""}, // host networking
+	} {
+		if got := seenAt(tc.dir, tc.netns); got != tc.want {
+			t.Errorf("%q seen in %q: %q, want %q", tc.netns, tc.dir, got, tc.want)
+		}
+	}
+}
+
 var errAny = errors.New("any error")
 
 func FuzzNetworkOf(f *testing.F) {
 	f.Add([]byte(`{"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/cni-1"}]}}`))
 	f.Add([]byte(`{"linux":{"namespaces":[{"type":"network"}]}}`))
 	f.Add([]byte(`{"linux":{"namespaces":[{"type":"pid"}]}}`))
+	f.Add([]byte(`{"linux":{"namespaces":[{"type":"network","path":"/run/netns/..."}]}}`))
 	f.Fuzz(func(t *testing.T, spec []byte) {
 		netns, host, err := networkOf(spec)
 		switch {
@@ -60,6 +81,9 @@ func FuzzNetworkOf(f *testing.F) {
 			t.Errorf("host %v, but path %q", host, netns)
 		case netns != "" && (!path.IsAbs(netns) || len(netns) > maxPath):
 			t.Errorf("path %q", netns)
+		}
+		if seen := seenAt("/host/netns", netns); seen != netns && (path.Dir(seen) != "/host/netns" || path.Base(seen) != path.Base(netns)) {
+			t.Errorf("%q is seen at %q", netns, seen)
 		}
 	})
 }

@@ -16,12 +16,21 @@ import (
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
+// defaultStateDir is where an agent that joins keeps its keys.
+const defaultStateDir = "/var/lib/culvert-agent"
+
+// environment is what the flags take from the environment.
+type environment struct {
+	nodeName         string // NODE_NAME
+	apiHost, apiPort string // where a pod finds the API server
+}
+
 // agentFlags are the flags of the agent.
 type agentFlags struct {
 	relays               boot.List
 	node                 string
 	stateDir             string
-	joinToken            string
+	joinToken, tokenFile string
 	relayCA, relayPin    string
 	tlsCert, tlsKey      string
 	source               string
@@ -30,39 +39,55 @@ type agentFlags struct {
 	allowNS, denyNS      boot.List
 	allowPorts           string
 	denyPorts            string
-	allowHost            bool
+	allowHost, allowAPI  bool
+	apiServer            string
 	health               string
 	drain                time.Duration
 	maxDials             int
 	logFormat, logLevel  string
 }
 
-func (f *agentFlags) register(fl *flag.FlagSet, nodeName string) {
+func (f *agentFlags) register(fl *flag.FlagSet, env environment) {
 	fl.Var(&f.relays, "relay", "`host:port` of a relay; may be repeated, a tunnel is kept to each")
-	fl.StringVar(&f.node, "node", nodeName, "name of this node; default $NODE_NAME, else the host name")
-	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/culvert-agent", "directory of this agent's keys and certificates; made if needed")
+	fl.StringVar(&f.node, "node", env.nodeName, "name of this node; default $NODE_NAME, else the host name")
+	fl.StringVar(&f.stateDir, "state-dir", "", "`directory` of this agent's keys and certificates, if it joins; made if needed; default "+defaultStateDir)
 	fl.StringVar(&f.joinToken, "join-token-file", "", "`file` with the relay's join token, needed until there is a certificate")
-	fl.StringVar(&f.relayCA, "relay-ca", "", "`file` with the authorities of the relays (PEM)")
+	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the agent's service account token, in a pod, instead of joining; read again when it is due")
+	fl.StringVar(&f.relayCA, "relay-ca", "", "`file` with the authorities of the relays (PEM); waited for if it is missing or empty")
 	fl.StringVar(&f.relayPin, "relay-ca-pin", "", "pin of the relays' authority, sha256:<hex>, instead of --relay-ca")
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "`file` with a node certificate of your own (PEM), instead of joining")
 	fl.StringVar(&f.tlsKey, "tls-key", "", "`file` with the key of --tls-cert (PEM)")
 	fl.StringVar(&f.source, "source", "", "where pods are found: containerd or named; default containerd if its socket exists, else named")
 	fl.StringVar(&f.socket, "containerd-socket", "/run/containerd/containerd.sock", "socket of containerd")
 	fl.StringVar(&f.k8sNamespace, "containerd-namespace", "k8s.io", "containerd's namespace of the pods")
-	fl.StringVar(&f.netnsDir, "netns-dir", "/run/netns", "directory of network namespaces, for the source named")
+	fl.StringVar(&f.netnsDir, "netns-dir", "/run/netns", "`directory` where this process sees the node's /run/netns: the pods of the source named, and what containerd calls /run/netns or /var/run/netns")
 	fl.Var(&f.allowNS, "allow-namespaces", "the only namespaces that may be reached")
 	fl.Var(&f.denyNS, "deny-namespaces", "namespaces that may not be reached")
 	fl.StringVar(&f.allowPorts, "allow-ports", "", "the only ports that may be reached, as 80,8000-8100")
 	fl.StringVar(&f.denyPorts, "deny-ports", "", "ports that may not be reached, as 22,10250")
 	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the node's localhost")
-	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; empty for none")
+	fl.BoolVar(&f.allowAPI, "allow-apiserver", false, "let relays reach the cluster's API server through this agent, and nothing else outside of pods")
+	fl.StringVar(&f.apiServer, "apiserver", env.apiServer(), "`host:port` of the API server, for --allow-apiserver; default that of the pod's cluster")
+	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; :7481 in a pod, so that the kubelet can ask; empty for none")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM; 0 ends them at once")
 	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
+// apiServer returns the address that a pod is given for the API server, empty
+// outside of pods.
+func (e environment) apiServer() string {
+	if e.apiHost == "" || e.apiPort == "" {
+		return ""
+	}
+	return net.JoinHostPort(e.apiHost, e.apiPort)
+}
+
 func (f *agentFlags) check() error {
+	if err := f.checkIdentity(); err != nil {
+		return err
+	}
 	if f.node == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -71,7 +96,7 @@ func (f *agentFlags) check() error {
 		f.node = strings.ToLower(name) // as the kubelet does
 	}
 	for _, relay := range f.relays {
-		if host, port, err := net.SplitHostPort(relay); err != nil || host == "" || port == "" {
+		if !isHostPort(relay) {
 			return fmt.Errorf("--relay %q is not host:port", relay)
 		}
 	}
@@ -85,10 +110,10 @@ func (f *agentFlags) check() error {
 		return errors.New("no relay: give --relay host:port")
 	case (f.relayCA == "") == (f.relayPin == ""):
 		return errors.New("give either --relay-ca or --relay-ca-pin, so that the relay can be told from an impostor")
-	case (f.tlsCert == "") != (f.tlsKey == ""):
-		return errors.New("--tls-cert and --tls-key belong together")
-	case f.tlsCert != "" && f.joinToken != "":
-		return errors.New("--join-token-file has no use beside --tls-cert")
+	case f.allowAPI && f.apiServer == "":
+		return errors.New("--allow-apiserver outside of a pod needs the API server's address: give --apiserver host:port")
+	case f.allowAPI && !isHostPort(f.apiServer):
+		return fmt.Errorf("--apiserver %q is not host:port", f.apiServer)
 	case f.drain < 0:
 		return fmt.Errorf("--drain-timeout %v is negative", f.drain)
 	case f.maxDials < 1:
@@ -97,6 +122,41 @@ func (f *agentFlags) check() error {
 		return fmt.Errorf("source %q is none of containerd, named", f.source)
 	}
 	return identity.CheckNodeName(f.node)
+}
+
+// checkIdentity wants one way to prove who this agent is: a certificate of its
+// own, a token, or else joining.
+func (f *agentFlags) checkIdentity() error {
+	if (f.tlsCert == "") != (f.tlsKey == "") {
+		return errors.New("--tls-cert and --tls-key belong together")
+	}
+	way := ""
+	switch {
+	case f.tlsCert != "" && f.tokenFile != "":
+		return errors.New("--token-file has no use beside --tls-cert: give one of them")
+	case f.tlsCert != "":
+		way = "--tls-cert"
+	case f.tokenFile != "":
+		way = "--token-file"
+		if f.node == "" {
+			// The host name of a pod is the pod's.
+			return errors.New("--token-file needs the name of the node: set NODE_NAME from the pod's field spec.nodeName, or give --node")
+		}
+	}
+	switch {
+	case way != "" && f.joinToken != "":
+		return fmt.Errorf("--join-token-file has no use beside %s: give one of them", way)
+	case way != "" && f.stateDir != "":
+		return fmt.Errorf("--state-dir has no use beside %s: leave it out", way)
+	case f.stateDir == "":
+		f.stateDir = defaultStateDir
+	}
+	return nil
+}
+
+func isHostPort(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	return err == nil && host != "" && port != ""
 }
 
 func (f *agentFlags) policy() (agent.Policy, error) {
@@ -119,6 +179,9 @@ func (f *agentFlags) identity(report func(error)) agent.Identity {
 	if f.tlsCert != "" {
 		return &agent.Certificate{Trust: trust, CertFile: f.tlsCert, KeyFile: f.tlsKey, Report: report}
 	}
+	if f.tokenFile != "" {
+		return &agent.Token{Trust: trust, File: f.tokenFile, Report: report}
+	}
 	j := &agent.Joined{Node: f.node, Store: &identity.AgentStore{Dir: f.stateDir}, Trust: trust, Report: report}
 	if f.joinToken != "" {
 		j.Token = func() (string, error) { return identity.LoadToken(f.joinToken) }
@@ -136,7 +199,15 @@ func (f *agentFlags) pods(log *slog.Logger) agent.Pods {
 	}
 	log.Info("pods", "source", source)
 	if source == "containerd" {
-		return sandbox.NewContainerd(sandbox.ContainerdConfig{Socket: f.socket, Namespace: f.k8sNamespace})
+		return sandbox.NewContainerd(sandbox.ContainerdConfig{Socket: f.socket, Namespace: f.k8sNamespace, NetNSDir: f.netnsDir})
 	}
 	return sandbox.NewNamed(sandbox.NamedConfig{Dir: f.netnsDir})
+}
+
+// reachable returns the address of the API server if relays may reach it.
+func (f *agentFlags) reachable() string {
+	if !f.allowAPI {
+		return ""
+	}
+	return f.apiServer
 }

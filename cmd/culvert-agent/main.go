@@ -42,7 +42,10 @@ func serve(args []string, stderr io.Writer) error {
 	f := &agentFlags{}
 	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
 	fl.SetOutput(stderr)
-	f.register(fl, os.Getenv("NODE_NAME"))
+	f.register(fl, environment{
+		nodeName: os.Getenv("NODE_NAME"),
+		apiHost:  os.Getenv("KUBERNETES_SERVICE_HOST"), apiPort: os.Getenv("KUBERNETES_SERVICE_PORT"),
+	})
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
@@ -68,6 +71,7 @@ func serve(args []string, stderr io.Writer) error {
 		Pods:         f.pods(log),
 		Dial:         &agent.NetnsDialer{Dialer: netns.Dialer{MaxInFlight: f.maxDials}},
 		Policy:       policy,
+		APIServer:    f.reachable(),
 		Version:      boot.Version(version),
 		Proxy:        proxyFromEnvironment,
 		Log:          log,
@@ -78,7 +82,7 @@ func serve(args []string, stderr io.Writer) error {
 	}
 	ctx, stop := boot.Context()
 	defer stop()
-	log.Info("agent starts", "node", f.node, "relays", strings.Join(f.relays, ","), "version", boot.Version(version))
+	log.Info("agent starts", "node", f.node, "relays", strings.Join(f.relays, ","), "version", boot.Version(version), "apiserver", f.reachable())
 	return serveAll(ctx, a, f.health)
 }
 

@@ -17,12 +17,16 @@ import (
 
 const pin = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
-// parse reads flags as serve does.
+// parse reads flags as serve does, on a node of that name.
 func parse(args ...string) (*agentFlags, error) {
+	return parseIn(environment{nodeName: "from-env"}, args...)
+}
+
+func parseIn(env environment, args ...string) (*agentFlags, error) {
 	f := &agentFlags{}
 	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
 	fl.SetOutput(io.Discard)
-	f.register(fl, "from-env")
+	f.register(fl, env)
 	if err := fl.Parse(args); err != nil {
 		return nil, err
 	}
@@ -50,7 +54,13 @@ func TestFlags(t *testing.T) {
 		{append(good, "--relay-ca", "file"), "either --relay-ca or --relay-ca-pin"},
 		{[]string{"--relay", "a:1", "--relay-ca-pin", "sha256:12"}, "--relay-ca-pin"},
 		{append(good, "--tls-cert", "file"), "belong together"},
-		{append(good, "--tls-cert", "c", "--tls-key", "k", "--join-token-file", "t"), "no use"},
+		{append(good, "--tls-cert", "c", "--tls-key", "k", "--join-token-file", "t"), "no use beside --tls-cert"},
+		{append(good, "--tls-cert", "c", "--tls-key", "k", "--token-file", "t"), "no use beside --tls-cert"},
+		{append(good, "--tls-cert", "c", "--tls-key", "k", "--state-dir", "s"), "no use beside --tls-cert"},
+		{append(good, "--token-file", "t", "--join-token-file", "j"), "no use beside --token-file"},
+		{append(good, "--token-file", "t", "--state-dir", "s"), "no use beside --token-file"},
+		{append(good, "--allow-apiserver"), "give --apiserver"},
+		{append(good, "--allow-apiserver", "--apiserver", "10.0.0.1"), "not host:port"},
 		{append(good, "--source", "docker"), "docker"},
 		{append(good, "--node", "Node_1"), "Node_1"},
 		{append(good, "--drain-timeout", "-1s"), "negative"},
@@ -59,6 +69,25 @@ func TestFlags(t *testing.T) {
 		if _, err := parse(tt.args...); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: %v, want %s", tt.args, err, tt.want)
 		}
+	}
+}
+
+// TestPodFlags takes from the environment of a pod what it must.
+func TestPodFlags(t *testing.T) {
+	args := []string{"--relay", "culvert-relay.culvert-system.svc:7443", "--relay-ca", "ca.crt", "--token-file", "token"}
+	pod := environment{nodeName: "node-1", apiHost: "fd00::1", apiPort: "443"}
+	f, err := parseIn(pod, args...)
+	if err != nil || f.node != "node-1" || f.reachable() != "" {
+		t.Errorf("node %q, API server %q, %v", f.node, f.reachable(), err)
+	}
+	if f, err = parseIn(pod, append(args, "--allow-apiserver")...); err != nil || f.reachable() != "[fd00::1]:443" {
+		t.Errorf("API server %q, %v", f.reachable(), err)
+	}
+	if f, err = parseIn(pod, append(args, "--allow-apiserver", "--apiserver", "api.example:6443")...); err != nil || f.reachable() != "api.example:6443" {
+		t.Errorf("API server %q, %v", f.reachable(), err)
+	}
+	if _, err := parseIn(environment{}, args...); err == nil || !strings.Contains(err.Error(), "spec.nodeName") {
+		t.Errorf("without the node's name: %v", err)
 	}
 }
 
@@ -82,6 +111,9 @@ func TestPolicyFlags(t *testing.T) {
 func TestIdentityFlags(t *testing.T) {
 	if id, ok := (&agentFlags{tlsCert: "c", tlsKey: "k"}).identity(nil).(*agent.Certificate); !ok || id.CertFile != "c" || id.KeyFile != "k" {
 		t.Errorf("own certificate: %#v", id)
+	}
+	if id, ok := (&agentFlags{tokenFile: "t", relayCA: "ca"}).identity(nil).(*agent.Token); !ok || id.File != "t" || id.Trust.CAFile != "ca" {
+		t.Errorf("token: %#v", id)
 	}
 	if id, ok := (&agentFlags{node: "n"}).identity(nil).(*agent.Joined); !ok || id.Node != "n" || id.Token != nil {
 		t.Errorf("joined, without a token: %#v", id)

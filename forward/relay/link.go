@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,16 +91,23 @@ func (l *Link) await(ctx context.Context) error {
 	defer cancel()
 	l.conn.ExpectReply()
 	err := l.conn.WaitReply(ctx)
+	if err == nil {
+		return nil
+	}
+	if no, ok := err.(*stream.Error); ok { //nolint:errorlint // the answer itself; within another error it is a fault
+		_ = l.agent.Close()
+		if no.Code == stream.GoingAway {
+			// To the caller the same code would say that this relay leaves.
+			return &stream.Error{Code: stream.AgentOffline, Text: node + " is going away"}
+		}
+		return no
+	}
 	said := (*stream.Error)(nil)
 	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.Cause(ctx))):
+	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
 		err = context.Cause(ctx)
-	case errors.As(err, &said) && said.Code == stream.GoingAway:
-		// To the caller the same code would say that this relay leaves.
-		err = &stream.Error{Code: stream.AgentOffline, Text: node + " is going away"}
-	case said != nil:
+	case errors.As(err, &said):
+		err = &stream.Error{Code: said.Code, Text: node + " broke the protocol: " + said.Text}
 	case errors.Is(err, tunnel.ErrLost):
 		err = &stream.Error{Code: stream.AgentOffline, Text: "lost the way to the " + node + " before it answered"}
 	default:

@@ -84,6 +84,7 @@ func FuzzReadHello(f *testing.F) {
 func FuzzWriteOpen(f *testing.F) {
 	f.Add(uint8(1), uint8(1), []byte("id"), "shop", "web-0", "uid", uint16(80), "alice")
 	f.Add(uint8(0), uint8(2), []byte{}, "", "", "", uint16(0), "")
+	f.Add(uint8(1), uint8(4), []byte("id"), "", "", "", uint16(0), "alice")
 	f.Fuzz(func(t *testing.T, version, kind uint8, id []byte, ns, pod, uid string, port uint16, user string) {
 		o := &Open{Version: version, Kind: Kind(kind), Namespace: ns, Pod: pod, UID: uid, Port: port, User: user}
 		copy(o.ID[:], id)

@@ -22,6 +22,11 @@ func TestProtocolPageIsTrue(t *testing.T) {
 	}
 	for _, fact := range []string{
 		ALPNAgent, ALPNClient,
+		fmt.Sprintf("%d = **%s**", KindForward, KindForward),
+		fmt.Sprintf("%d = **%s**", KindControl, KindControl),
+		fmt.Sprintf("%d = **%s**", KindAPI, KindAPI),
+		fmt.Sprintf("%d = bearer token", CredentialToken),
+		fmt.Sprintf("%d = join token", CredentialJoin),
 		fmt.Sprintf("| Hello, token | %d bytes |", MaxToken),
 		fmt.Sprintf("| Open, whole | %d bytes;", MaxOpen),
 		fmt.Sprintf("| text of Reply and RESET | %d bytes |", MaxText),

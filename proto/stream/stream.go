@@ -55,7 +55,7 @@ type Kind uint8
 const (
 	KindForward Kind = 1 // a TCP connection to a port of a pod; answered by a Reply, then frames
 	KindControl Kind = 2 // gRPC; its bytes follow the Open at once, with no Reply and no frames
-	KindAPI     Kind = 4 // relay to agent: the node's API server; answered by a Reply, then bytes without frames
+	KindAPI     Kind = 4 // relay to agent: the cluster's API server; answered by a Reply, then bytes without frames
 )
 
 // String returns the name of the kind for logs and metrics.

@@ -60,7 +60,7 @@ type front struct {
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	kind := kindPlain
-	defer func() { f.kube.front.count(kind, rec.outcome()) }()
+	defer func() { f.kube.metrics.frontRequest(kind, rec.outcome()) }()
 
 	r, err := unambiguous(r)
 	if err != nil {
@@ -101,12 +101,12 @@ func (f *front) caller(r *http.Request) (relay.Identity, error) {
 	if err != nil {
 		return who, err
 	}
-	if c.lent && impersonates(r.Header) {
-		// What the relay's own rights are lent for is to be this caller and
-		// nobody else.
+	if impersonates(r.Header) && c.header.Get(headerAuthorization) == "" {
+		// The API server judges who may be whom, and it would judge the relay: what
+		// that lends its rights for is to be this caller and nobody else.
 		return who, &stream.Error{
 			Code: stream.Forbidden,
-			Text: "callers with a client certificate or behind a front proxy cannot impersonate through the relay: use a bearer token",
+			Text: "only callers with a bearer token can impersonate through the relay, not those with a client certificate, behind a front proxy, or with nothing",
 		}
 	}
 	return who, nil

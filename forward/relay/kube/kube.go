@@ -1,57 +1,85 @@
 package kube
 
 import (
-	"context"
-	"io"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"net/url"
+	"sync"
+
+	"golang.org/x/time/rate"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
 )
 
 // Kube asks an API server. Make one with New, and Close it.
 type Kube struct {
-	cfg Config
-	api *url.URL
+	cfg     Config
+	api     *url.URL
+	metrics *metrics
+	calls   *calls
+	agents  *agents
 
 	// pass and upgrade reach the API server with the credential of the request's
 	// context (withCredential). Through upgrade nothing but HTTP/1.1 is spoken.
 	pass, upgrade http.RoundTripper
+	transports    []*http.Transport
+
+	names     *memo[[sha256.Size]byte, named]
+	rights    *memo[right, access]
+	places    *memo[spot, relay.Place]
+	shares    *shares
+	strangers *rate.Limiter
+	watches   sync.WaitGroup
 }
 
 // New makes a Kube. It does not talk to the API server yet.
 func New(cfg Config) (*Kube, error) {
 	api, err := cfg.check()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("set up kubernetes: %w", err)
 	}
-	return &Kube{cfg: cfg.withDefaults(), api: api}, nil
+	cfg = cfg.withDefaults()
+	k := &Kube{
+		cfg: cfg, api: api, metrics: newMetrics(),
+		names:     newMemo[[sha256.Size]byte, named](cfg.MaxRemembered),
+		rights:    newMemo[right, access](cfg.MaxRemembered),
+		places:    newMemo[spot, relay.Place](cfg.MaxRemembered),
+		shares:    newShares(cfg.CallerRate, cfg.CallerBurst, cfg.MaxRemembered),
+		strangers: rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
+	}
+	// What passes through must not make the relay's own questions wait.
+	own := &ownToken{file: cfg.TokenFile}
+	asking, passing, upgrading := k.newTransport(protoHTTP2, protoHTTP1), k.newTransport(protoHTTP2, protoHTTP1), k.newTransport(protoHTTP1)
+	k.transports = []*http.Transport{asking, passing, upgrading}
+	k.pass = &asCaller{host: api.Host, own: own, next: passing}
+	k.upgrade = &asCaller{host: api.Host, own: own, next: upgrading}
+	if k.calls, err = newCalls(&cfg, api, own, asking, k.metrics); err != nil {
+		return nil, fmt.Errorf("set up kubernetes: %w", err)
+	}
+	k.agents = &agents{
+		audience: cfg.AgentAudience, calls: k.calls, metrics: k.metrics,
+		reviewEvery: cfg.ReviewEvery, reviewTTL: cfg.ReviewTTL,
+		limit:    rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
+		verdicts: newMemo[[sha256.Size]byte, verdict](cfg.MaxRemembered),
+	}
+	if namespace, name, err := splitAccount(cfg.AgentAccount); err == nil {
+		k.agents.user = "system:serviceaccount:" + namespace + ":" + name
+	}
+	k.metrics.size("agents", k.agents.verdicts.len)
+	k.metrics.size("callers", k.names.len)
+	k.metrics.size("rights", k.rights.len)
+	k.metrics.size("places", k.places.len)
+	return k, nil
 }
 
-// Close gives back the connections to the API server. It waits for the watches,
-// so their contexts must have ended.
-func (k *Kube) Close() error { return nil }
-
-// WriteMetrics writes what was counted in the text format of Prometheus.
-func (k *Kube) WriteMetrics(io.Writer) {}
-
-// Caller says who sent an HTTP request, without asking the API server: a front
-// proxy's headers, else a client certificate, else a bearer token, as
-// kube-apiserver would. Name is empty if only the API server knows it. Who shows
-// nothing is nobody, whom [Kube.Known] refuses and who may still be passed on. A
-// refusal is a *stream.Error, Unauthenticated or Forbidden.
-func (k *Kube) Caller(*http.Request) (relay.Identity, error) {
-	return relay.Identity{Role: relay.RoleUser, Proof: anonymous()}, nil
+// Close gives back the connections to the API server that nobody uses. It waits
+// for the watches, so their contexts must have ended. It may be called again.
+func (k *Kube) Close() error {
+	k.watches.Wait()
+	for _, t := range k.transports {
+		t.CloseIdleConnections()
+	}
+	return nil
 }
 
-// Known returns who with the name and groups that the API server has for it. It
-// refuses nobody (Unauthenticated) and credentials that are over.
-func (k *Kube) Known(_ context.Context, who relay.Identity) (relay.Identity, error) { return who, nil }
-
-// Watch looks from time to time whether a session that was let in may go on. over
-// is closed when the pod is gone for good or the caller's right to it is; why
-// then says so, as a *stream.Error. Both are silent while the API server cannot
-// be asked. It ends with ctx.
-func (k *Kube) Watch(_ context.Context, _ relay.Identity, _ relay.Target) (over <-chan struct{}, why func() error) {
-	return nil, func() error { return nil }
-}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -70,4 +71,14 @@ func (s *shares) get(key [sha256.Size]byte, create bool) (l *rate.Limiter, known
 		s.used.Remove(last)
 	}
 	return one.Limiter, false
+}
+
+// spare tells whether the caller has at least half of his share left.
+func (k *Kube) spare(who relay.Identity) bool {
+	c, err := credentialOf(who)
+	if err != nil {
+		return false
+	}
+	l, _ := k.shares.get(c.key, true)
+	return l.Tokens() >= float64(k.cfg.CallerBurst)/2
 }

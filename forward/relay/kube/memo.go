@@ -140,6 +140,15 @@ func (m *memo[K, V]) forget(those func(K) bool) {
 	}
 }
 
+// drop forgets one answer.
+func (m *memo[K, V]) drop(key K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.answers[key]; e != nil {
+		m.remove(e)
+	}
+}
+
 func (m *memo[K, V]) len() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -3,42 +3,38 @@ package kube
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/relay"
 )
 
-const (
-	// copySize is how much of a body is copied at once.
-	copySize = 32 << 10
-	// bodyIdle is how long the body of a request may stand still.
-	bodyIdle = 5 * time.Minute
-	// handshakeTime bounds the answer to an upgrade. A plain request has no such
-	// limit: the logs of a silent container begin when it speaks.
-	handshakeTime = time.Minute
-)
+// handshakeTime bounds the answer to an upgrade. A plain request has no such
+// limit: the logs of a silent container begin when it speaks.
+const handshakeTime = time.Minute
 
 // proxy passes requests on to the API server.
 //
-// Identity is none of its business: the transports of Kube take away whatever in
-// a request says who sent it and put the credential of its context in its place,
+// Identity is not its business: the transports of Kube take away whatever in a
+// request says who sent it and put the credential of its context there instead,
 // after everything that is done here.
 type proxy struct {
 	kube    *Kube
 	reverse httputil.ReverseProxy
 	joiner  forward.Joiner
-	troubles noise
+	now     rate.Sometimes // to complain
 }
 
 func newProxy(k *Kube) *proxy {
-	p := &proxy{kube: k, troubles: noise{log: k.cfg.Log}}
+	p := &proxy{kube: k, now: rate.Sometimes{Interval: 10 * time.Second}}
 	p.reverse = httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
 		Transport:      p,
@@ -46,7 +42,7 @@ func newProxy(k *Kube) *proxy {
 		ModifyResponse: p.check,
 		ErrorHandler:   p.failed,
 		ErrorLog:       slog.NewLogLogger(k.cfg.Log.Handler(), slog.LevelDebug), // clients that left in the middle
-		BufferPool:     newBuffers(copySize),
+		BufferPool:     newBuffers(),
 	}
 	return p
 }
@@ -56,32 +52,34 @@ type passage struct {
 	who      relay.Identity
 	protocol string // to switch to, or ""
 	in       *http.Request
-	// switched is the API server's answer to an upgrade, once it took it.
-	switched *http.Response
+	rec      *recorder
+	body     *movingBody    // of in, if it has one
+	switched *http.Response // the API server's answer to an upgrade, once it took it
 }
 
 type passageKey struct{}
 
+// passageOf returns what serve has put into the context of r.
 func passageOf(r *http.Request) *passage {
 	p, _ := r.Context().Value(passageKey{}).(*passage)
-	return p // proxy.serve has put it there
+	return p
 }
 
 // serve passes r on as who, whom front.caller has returned. protocol is the one
 // to switch to, or "".
-func (p *proxy) serve(w http.ResponseWriter, r *http.Request, who relay.Identity, protocol string) {
+func (p *proxy) serve(rec *recorder, r *http.Request, who relay.Identity, protocol string) {
 	c, err := credentialOf(who)
 	if err != nil {
-		refuse(w, r, err)
+		refuse(rec, r, err)
 		return
 	}
-	way := &passage{who: who, protocol: protocol, in: r}
-	ctx := context.WithValue(withCredential(r.Context(), c), passageKey{}, way)
-	out := r.WithContext(ctx)
-	if r.Body != nil && r.Body != http.NoBody {
-		out.Body = &restlessBody{ReadCloser: r.Body, control: http.NewResponseController(w)}
+	way := &passage{who: who, protocol: protocol, in: r, rec: rec}
+	r = r.WithContext(context.WithValue(withCredential(r.Context(), c), passageKey{}, way))
+	if r.ContentLength != 0 && r.Body != nil {
+		way.body = &movingBody{ReadCloser: r.Body, control: http.NewResponseController(rec)}
+		r.Body = way.body
 	}
-	p.reverse.ServeHTTP(w, out)
+	p.reverse.ServeHTTP(rec, r)
 }
 
 // rewrite makes the request to the API server. Hop-by-hop headers are gone, but
@@ -89,20 +87,20 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, who relay.Identity
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	way, out := passageOf(pr.In), pr.Out
 	pr.SetURL(p.kube.api)
-	out.URL.RawQuery = pr.In.URL.RawQuery // it is the API server's to read, also where it is odd
+	out.URL.RawQuery = pr.In.URL.RawQuery // nothing here is decided by it, so it stays as it is
 	out.Trailer = nil
-	if way.protocol != "" {
-		out.Header["Connection"] = []string{"Upgrade"}
-		out.Header["Upgrade"] = []string{way.protocol}
-	}
 	for name := range out.Header {
 		if claimsOrigin(http.CanonicalHeaderKey(name)) {
 			delete(out.Header, name)
 		}
 	}
-	// The audit log of the API server has it among sourceIPs.
+	// The API server's audit log has it among sourceIPs.
 	if host, _, err := net.SplitHostPort(pr.In.RemoteAddr); err == nil {
 		out.Header["X-Forwarded-For"] = []string{host}
+	}
+	if way.protocol != "" {
+		out.Header["Connection"] = []string{"Upgrade"}
+		out.Header["Upgrade"] = []string{way.protocol}
 	}
 }
 
@@ -117,8 +115,8 @@ func claimsOrigin(name string) bool {
 var errSwitched = errors.New("the API server switched protocols")
 
 // RoundTrip sends a request to the API server. A 101 does not go back through
-// ReverseProxy, which would drop what the client has sent already, and would not
-// wait for the end of what it starts.
+// ReverseProxy, which would drop what the client has sent already and would not
+// wait for what it starts.
 func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	way := passageOf(out)
 	if way.protocol == "" {
@@ -126,40 +124,43 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithCancelCause(out.Context())
 	late := time.AfterFunc(handshakeTime, func() { cancel(context.DeadlineExceeded) })
-	defer late.Stop() // the body, or the connection, has all the time it wants
+	defer late.Stop() // what comes after the headers has all the time it wants
 	res, err := p.kube.upgrade.RoundTrip(out.WithContext(ctx))
 	switch {
 	case err != nil:
-		defer cancel(nil)
-		if cause := context.Cause(ctx); cause != nil {
-			err = errors.Join(err, cause)
-		}
+		err = errors.Join(err, context.Cause(ctx))
+		cancel(nil)
 		return nil, err
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		way.switched = res
-		cancel(nil)
+		cancel(nil) // the connection is ours now, and not the transport's
 		return nil, errSwitched
 	}
-	res.Body = &endingBody{res.Body, func() { cancel(nil) }}
+	res.Body = &endingBody{res.Body, cancel}
 	return res, nil
 }
 
-// check looks at an answer other than 101 to an upgrade, which RoundTrip has
-// taken care of.
+// endingBody ends the context of its request when it is closed.
+type endingBody struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+// Close implements io.Closer.
+func (b *endingBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// check looks at an answer. A 101 to an upgrade never gets here.
 func (p *proxy) check(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return errors.New("the API server switched protocols and was not asked to")
+		return errNonsense("it switched protocols and was not asked to")
 	}
 	if passageOf(res.Request).protocol != "" {
 		// The client may have begun to speak the protocol it asked for. That must
-		// never be taken for its next request.
+		// never be read as its next request.
 		res.Header.Set("Connection", "close")
 	}
 	return nil
-}
-
-// endingBody tells when it was closed.
-type endingBody struct {
-	readCloser
-	ended func()
 }

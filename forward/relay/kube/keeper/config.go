@@ -1,9 +1,11 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -23,6 +25,10 @@ type Config struct {
 	// TokenFile holds the relay's own bearer token; it is read again from time to
 	// time. It needs get and update on the Secret and the ConfigMaps.
 	TokenFile string
+
+	// DialAPI opens raw connections to the API server. The name in the URL is still
+	// what its certificate must be for. nil: TCP to the host in the URL.
+	DialAPI func(context.Context) (net.Conn, error)
 
 	// Secret holds the certificates. It must exist, and may be empty.
 	Secret Name

@@ -35,7 +35,9 @@ type verdict struct {
 	// can be served.
 	current *tls.Certificate
 
-	// trusted are the authorities, after change has been written.
+	// signer is the authority that signs, and trusted are it and those before it,
+	// after change has been written.
+	signer  *x509.Certificate
 	trusted []*x509.Certificate
 
 	// change is what to write, nil for nothing. next is the serving certificate
@@ -66,6 +68,7 @@ func (w wanted) judge(data map[string][]byte, now time.Time) (*verdict, error) {
 		cas = slices.Insert(cas, 0, ca.Cert)
 		cas = cas[:min(len(cas), maxCerts)]
 	}
+	v.signer = ca.Cert
 	v.trusted = slices.DeleteFunc(cas, func(c *x509.Certificate) bool { return now.After(c.NotAfter) })
 	if err := w.serving(v, data, ca, now); err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func (k *Keeper) round(ctx context.Context) error {
 		}
 	}
 	k.serve(v.next)
-	k.notice(v.trusted)
+	k.notice(v.signer)
 	return errors.Join(mapsErr, k.publish(ctx, maps, v.trusted))
 }
 
@@ -180,13 +180,12 @@ func (k *Keeper) serve(cert *tls.Certificate) {
 
 // notice says once that an authority is about to end, for nobody can do anything
 // about it but a person.
-func (k *Keeper) notice(trusted []*x509.Certificate) {
-	newest := trusted[0]
-	if k.noted || time.Now().Add(authority.Notice).Before(newest.NotAfter) {
+func (k *Keeper) notice(signer *x509.Certificate) {
+	if k.noted || time.Now().Add(authority.Notice).Before(signer.NotAfter) {
 		return
 	}
 	k.noted = true
-	k.cfg.Log.Warn("the relay's authority ends; to replace it, remove ca.key from the Secret", "secret", k.cfg.Secret.String(), "until", newest.NotAfter)
+	k.cfg.Log.Warn("the relay's authority ends; to replace it, remove ca.key from the Secret", "secret", k.cfg.Secret.String(), "until", signer.NotAfter)
 }
 
 // readMaps reads the ConfigMaps. One that cannot be read is nil and does not keep

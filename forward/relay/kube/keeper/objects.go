@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +51,9 @@ func newObjects(cfg *Config) (*objects, error) {
 			NegotiatedSerializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
 			ContentType:          runtime.ContentTypeJSON,
 		},
+	}
+	if cfg.DialAPI != nil {
+		rc.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.DialAPI(ctx) }
 	}
 	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return &bounded{next} })
 	if cfg.wrap != nil {
