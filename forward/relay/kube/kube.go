@@ -82,4 +82,3 @@ func (k *Kube) Close() error {
 	}
 	return nil
 }
-
