@@ -141,7 +141,7 @@ var fences = []fence{
 		"the control plane; no forwarded byte may pass through it, and commands talk to rooms",
 	},
 	{
-		"github.com/VictoriaMetrics/metrics/...", []string{"agent", "forward/relay", "cmd/..."},
+		"github.com/VictoriaMetrics/metrics/...", []string{"agent", "forward/relay/...", "cmd/..."},
 		"counters belong to the one who owns what they count",
 	},
 	{"github.com/spf13/...", []string{"cmd/..."}, "flags end at cmd"},
