@@ -25,11 +25,15 @@ type node struct {
 	rt *lab.Containerd
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T) *node { return startSource(t, startRuntime(t, false), "") }
+
+// startRuntime starts a containerd, with the namespaces of its pods in its own
+// directory or in the machine's.
+func startRuntime(t *testing.T, inRun bool) *lab.Containerd {
 	programs := lab.RequireRuntime(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	rt, err := lab.StartContainerd(ctx, lab.ContainerdConfig{Runtime: programs, NetNS: netnstest.New(t).Path()})
+	rt, err := lab.StartContainerd(ctx, lab.ContainerdConfig{Runtime: programs, NetNS: netnstest.New(t).Path(), NetNSInRun: inRun})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +42,7 @@ func newNode(t *testing.T) *node {
 			t.Errorf("close containerd: %v", err)
 		}
 	})
-	return startSource(t, rt, "")
+	return rt
 }
 
 // startSource follows rt until the test ends, and sees its namespaces in netnsDir.
@@ -144,7 +148,6 @@ func TestRealContainerd(t *testing.T) {
 	}{
 		{"pods", realPods},
 		{"host network", realHostNetwork},
-		{"namespaces seen elsewhere", realMounted},
 		{"rebirth", realRebirth},
 		{"sandbox made anew", realNewSandbox},
 		{"restart", realRestart},
@@ -190,32 +193,6 @@ func realHostNetwork(t *testing.T, n *node) {
 		t.Errorf("pod %+v, error %v", p, err)
 	}
 	n.remove(pod)
-}
-
-// realMounted finds a pod as an agent in a container does: the directory of the
-// namespaces is mounted under another name, and the runtime knows nothing of it.
-func realMounted(t *testing.T, n *node) {
-	pod := n.run(lab.PodConfig{Name: "web"})
-	defer n.remove(pod)
-	dir := t.TempDir()
-	if err := syscall.Mount("/run/netns", dir, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	}()
-	if err := syscall.Mount("", dir, "", syscall.MS_SLAVE|syscall.MS_REC, ""); err != nil {
-		t.Fatal(err)
-	}
-	seen := startSource(t, n.rt, dir)
-	if err := seen.isAt(pod); err != nil {
-		t.Error(err)
-	}
-	if p, err := seen.Lookup(t.Context(), pod.Config.UID); err != nil || filepath.Dir(p.NetNS) != dir {
-		t.Errorf("pod %+v, %v", p, err)
-	}
 }
 
 // realRebirth is what a StatefulSet does: the same name, another UID.
@@ -329,4 +306,36 @@ func realHang(t *testing.T, n *node) {
 	if _, err := n.Lookup(t.Context(), "unknown"); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("an unknown pod: %v", err)
 	}
+}
+
+// TestRealMounted finds a pod as an agent in a container does: the directory of
+// the namespaces is mounted under another name, and the runtime knows nothing of
+// it.
+func TestRealMounted(t *testing.T) {
+	rt := startRuntime(t, true)
+	pod, err := rt.RunPod(t.Context(), lab.PodConfig{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("/run/netns", dir, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := syscall.Mount("", dir, "", syscall.MS_SLAVE|syscall.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	n := startSource(t, rt, dir)
+	if err := n.isAt(pod); err != nil {
+		t.Error(err)
+	}
+	if p, err := n.Lookup(t.Context(), pod.Config.UID); err != nil || filepath.Dir(p.NetNS) != dir {
+		t.Errorf("pod %+v, %v", p, err)
+	}
+	n.remove(pod)
+	n.untilListed(pod.Config.UID, false)
 }
