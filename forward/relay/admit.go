@@ -17,14 +17,25 @@ const refusalTime = time.Second
 
 // admit does what must be done before a peer may cost anything: TLS, the
 // credential, and the answer to it. A session has been counted when it returns
-// without an error.
-func (s *Server) admit(ctx context.Context, v *visitor) (Identity, *tunnel.Carrier, error) {
+// without an error, unless the connection is for the HTTP door: that one has yet to
+// show a credential.
+func (s *Server) admit(ctx context.Context, v *visitor) (who Identity, carrier *tunnel.Carrier, viaHTTP bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
-	carrier, err := tunnel.HandshakeServer(ctx, v.conn, s.cfg.TLS)
+	carrier, err = tunnel.HandshakeServer(ctx, v.conn, s.cfg.TLS)
 	if err != nil {
-		return Identity{}, nil, err
+		return who, nil, false, err
 	}
+	if s.front.isHTTP(carrier.State()) {
+		return who, carrier, true, nil
+	}
+	who, err = s.greet(ctx, v, carrier)
+	return who, carrier, false, err
+}
+
+// greet judges the credential of an agent or a client and answers it. On error the
+// connection has been closed.
+func (s *Server) greet(ctx context.Context, v *visitor, carrier *tunnel.Carrier) (Identity, error) {
 	deadline, _ := ctx.Deadline()
 	_ = carrier.SetDeadline(deadline)
 	who, err := s.identify(ctx, v, carrier)
@@ -39,15 +50,15 @@ func (s *Server) admit(ctx context.Context, v *visitor) (Identity, *tunnel.Carri
 		reply.Code, reply.Text = stream.CodeOf(err), stream.TextOf(err)
 		_ = stream.WriteReply(carrier, &reply)
 		_ = carrier.Close()
-		return who, nil, err
+		return who, err
 	}
 	if err := stream.WriteReply(carrier, &reply); err != nil {
 		s.sessions.Add(-1)
 		_ = carrier.Close()
-		return who, nil, err
+		return who, err
 	}
 	_ = carrier.SetDeadline(time.Time{})
-	return who, carrier, nil
+	return who, nil
 }
 
 func (s *Server) identify(ctx context.Context, v *visitor, carrier *tunnel.Carrier) (Identity, error) {
@@ -75,8 +86,11 @@ func (s *Server) makeRoom(r Role) error {
 	if r != RoleNode {
 		limit -= limit / 4
 	}
-	if s.sessions.Add(1) > limit {
+	for s.sessions.Add(1) > limit {
 		s.sessions.Add(-1)
+		if s.front.giveWay() {
+			continue
+		}
 		return &stream.Error{Code: stream.Overloaded, Text: "the relay has as many sessions as it may; try again later"}
 	}
 	return nil

@@ -30,8 +30,10 @@ type Config struct {
 
 	// HTTP makes the handler of the HTTP door: connections that ask for h2, for
 	// http/1.1 or for no protocol at all are served by it, if TLS lets them in. The
-	// handler sees the TLS state of the connection in the request. It is asked once,
-	// by New. nil: no such door.
+	// handler sees the TLS state of the connection in the request; a connection that
+	// it hijacks ends with it. The context of a request ends when the relay cuts what
+	// runs, with the reason as its cause. HTTP is asked once, by New, for a server
+	// that does not serve yet. nil: no such door.
 	HTTP func(*Server) http.Handler
 
 	// Version is shown to peers.
@@ -47,8 +49,9 @@ type Config struct {
 	// pushes out the one that has said nothing for longest. 0 means 512.
 	MaxHandshakes int
 
-	// MaxSessions bounds the sessions of agents and clients. A quarter of it is
-	// for agents alone. 0 means 20,000.
+	// MaxSessions bounds the sessions of agents and clients, and the connections of
+	// the HTTP door that have made a request. A quarter of it is for agents alone.
+	// 0 means 20,000.
 	MaxSessions int
 
 	// MaxPodsPerNode bounds what one agent may report. 0 means 4,096.

@@ -28,6 +28,8 @@ func newMetrics(s *Server) *metrics {
 	}
 	m.set.NewGauge(`culvert_relay_streams`, func() float64 { return float64(s.flows.len()) })
 	m.set.NewGauge(`culvert_relay_nodes`, func() float64 { return float64(s.nodes.len()) })
+	m.set.NewGauge(`culvert_relay_http_connections`, func() float64 { n, _ := s.front.count(); return float64(n) })
+	m.set.NewGauge(`culvert_relay_http_requests`, func() float64 { _, n := s.front.count(); return float64(n) })
 	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(s.door.len()) })
 	return m
 }

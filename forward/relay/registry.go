@@ -232,9 +232,11 @@ func goingAway(reason string, grace time.Duration) *controlv1.GoingAway {
 }
 
 // clip cuts what a peer said to the length of a log line.
-func clip(s string) string {
-	if len(s) > maxReason {
-		return strings.ToValidUTF8(s[:maxReason], "")
+func clip(s string) string { return clipTo(s, maxReason) }
+
+func clipTo(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "")
 	}
 	return s
 }

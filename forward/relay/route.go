@@ -32,8 +32,8 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		agent, err = w.reach(ctx)
 	}
 	if err != nil {
-		client.Refuse(err)
 		s.report(f, verdict{code: stream.CodeOf(err), text: err.Error()})
+		client.Refuse(err)
 		return
 	}
 	_ = client.SetDeadline(time.Time{})

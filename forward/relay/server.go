@@ -44,6 +44,7 @@ type Server struct {
 	clients *rpc.Listener // control streams of clients
 
 	door     door
+	front    *front // nil: no HTTP
 	sessions atomic.Int64
 	draining chan struct{} // closed when Serve's context has ended
 }
@@ -71,6 +72,9 @@ func New(cfg Config) (*Server, error) {
 	s.metrics = newMetrics(s)
 	if s.cfg.Locate == nil {
 		s.cfg.Locate = s.nodes
+	}
+	if cfg.HTTP != nil {
+		s.front = newFront(s, cfg.HTTP(s))
 	}
 	return s, nil
 }
@@ -114,6 +118,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		background.Go(func() { _ = srv.g.Serve(srv.l) })
 		defer srv.g.Stop()
 	}
+	if s.front != nil {
+		background.Go(func() { s.front.run(users) })
+		defer s.front.close()
+	}
 	closed := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer closed()
 
@@ -124,10 +132,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	close(s.draining)
 	s.flows.close()
 	s.nodes.goingAway(errShutdown.Text, s.cfg.DrainTimeout)
+	if s.front != nil {
+		background.Go(func() { s.front.drain(base) })
+	}
 	s.waitIdle(s.cfg.DrainTimeout)
 	stopUsers(errShutdown)
 	s.waitIdle(2 * partingTime)
 	stopAll(errShutdown)
+	if s.front != nil {
+		s.front.close()
+	}
 	conns.Wait()
 	return err
 }
@@ -163,20 +177,27 @@ func (s *Server) accept(ctx context.Context, lives map[Role]context.Context, l n
 	}
 }
 
-// waitIdle waits until no stream runs, at most for limit.
+// waitIdle waits until no stream runs and no request is served, at most for limit.
 func (s *Server) waitIdle(limit time.Duration) {
 	t := time.NewTimer(limit)
 	defer t.Stop()
-	select {
-	case <-s.flows.idle():
-	case <-t.C:
+	for _, idle := range []<-chan struct{}{s.front.quiet(), s.flows.idle()} {
+		select {
+		case <-idle:
+		case <-t.C:
+			return
+		}
 	}
 }
 
 // connection authenticates a peer and serves it until its session ends. lives
 // says for how long a peer of each role may.
 func (s *Server) connection(lives map[Role]context.Context, v *visitor) {
-	who, carrier, err := s.admit(lives[RoleNode], v)
+	who, carrier, viaHTTP, err := s.admit(lives[RoleNode], v)
+	if viaHTTP {
+		s.front.serve(v, carrier)
+		return
+	}
 	pushed := s.door.leave(v)
 	if err != nil {
 		s.turnedAway(lives[RoleNode], v, pushed, err)

@@ -47,9 +47,9 @@ type splice struct {
 	early    early
 	refuser  atomic.Pointer[tunnel.Stream] // an agent that said no: what it does then means nothing
 	moved    chan struct{}                 // tells watch of another agent; holds one
-	up, down leg                     // client to agent, agent to client
-	fate     atomic.Pointer[verdict] // how it ended; set once
-	over     chan struct{}           // closed after fate was set
+	up, down leg                           // client to agent, agent to client
+	fate     atomic.Pointer[verdict]       // how it ended; set once
+	over     chan struct{}                 // closed after fate was set
 }
 
 // leg is one direction. The agent's end of it may be replaced until it has

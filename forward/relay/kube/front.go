@@ -101,13 +101,9 @@ func (f *front) caller(r *http.Request) (relay.Identity, error) {
 	if err != nil {
 		return who, err
 	}
-	if impersonates(r.Header) && c.header.Get(headerAuthorization) == "" {
-		// The API server judges who may be whom, and it would judge the relay: what
-		// that lends its rights for is to be this caller and nobody else.
-		return who, &stream.Error{
-			Code: stream.Forbidden,
-			Text: "only callers with a bearer token can impersonate through the relay, not those with a client certificate, behind a front proxy, or with nothing",
-		}
+	if asks(r.Header) && c.header.Get(headerAuthorization) == "" {
+		// Nobody's request would go out without the name it asks for.
+		return who, &stream.Error{Code: stream.Forbidden, Text: "impersonation takes a bearer token of one's own: leave out --as, or log in"}
 	}
 	return who, nil
 }

@@ -15,10 +15,6 @@ const (
 	upgradeSPDY      = "SPDY/3.1"
 
 	headerProtocols = "Sec-Websocket-Protocol"
-	// socketToken comes before a bearer token among the protocols of a WebSocket:
-	// a browser can set no other header. See kube-apiserver's
-	// authentication/request/websocket.
-	socketToken = "base64url.bearer.authorization.k8s.io."
 )
 
 // unambiguous refuses requests that two readers could understand in two ways, or
@@ -89,39 +85,29 @@ func upgradeOf(r *http.Request) (string, error) {
 	return protocol, nil
 }
 
-// impersonates tells whether h asks to be somebody else.
-func impersonates(h http.Header) bool {
-	for name := range h {
-		if strings.HasPrefix(http.CanonicalHeaderKey(name), headerImpersonate) {
-			return true
-		}
-	}
-	return false
-}
-
 // tokenFromSocket moves a token from the protocols of a WebSocket, where the API
 // server would look for it, to Authorization.
 func tokenFromSocket(r *http.Request) (*http.Request, error) {
-	encoded := ""
+	found, encoded := false, ""
 	var rest []string
 	for protocol := range tokens(r.Header[headerProtocols]) {
-		token, is := strings.CutPrefix(protocol, socketToken)
+		token, is := strings.CutPrefix(protocol, bearerProtocol)
 		switch {
 		case !is:
 			rest = append(rest, protocol)
-		case encoded != "":
+		case found:
 			return r, malformed("more than one token in %s", headerProtocols)
 		default:
-			encoded = token
+			found, encoded = true, token
 		}
 	}
-	if encoded == "" {
+	if !found {
 		return r, nil
 	}
 	token, err := base64.RawURLEncoding.DecodeString(encoded)
 	switch {
-	case err != nil:
-		return r, malformed("the token in %s is not base64url", headerProtocols)
+	case err != nil || len(token) == 0:
+		return r, malformed("the token in %s is empty or not base64url", headerProtocols)
 	case len(r.Header[headerAuthorization]) > 0:
 		return r, malformed("a token in Authorization and one in %s", headerProtocols)
 	case rest == nil:

@@ -1,0 +1,262 @@
+package kube
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+)
+
+// patienceInTests is for what should happen at once. A test that needs it fails.
+const patienceInTests = 20 * time.Second
+
+const (
+	relaysToken = "token-of-the-relay"
+	janesToken  = "token-of-jane"
+)
+
+// frontRig is a front between a client and something in the place of the API
+// server, for what the real one cannot be made to do.
+type frontRig struct {
+	t     *testing.T
+	kube  *Kube
+	front *front
+	api   *httptest.Server
+	relay *httptest.Server
+	log   *lockedBuffer
+	ca    authorityInTests
+
+	mu   sync.Mutex
+	seen []*http.Request // by the API server, in order
+}
+
+type rigConfig struct {
+	api  http.HandlerFunc
+	kube func(*Config)
+	// plainAPI is an API server without HTTP/2.
+	plainAPI bool
+}
+
+func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
+	t.Helper()
+	r := &frontRig{t: t, log: &lockedBuffer{}, ca: newAuthorityInTests(t)}
+	r.api = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r.mu.Lock()
+		r.seen = append(r.seen, q.Clone(t.Context()))
+		r.mu.Unlock()
+		cfg.api(w, q)
+	}))
+	r.api.EnableHTTP2 = !cfg.plainAPI
+	r.api.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	r.api.StartTLS()
+
+	dir := t.TempDir()
+	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	pemCA := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.api.Certificate().Raw})
+	if err := os.WriteFile(caFile, pemCA, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(tokenFile, []byte(relaysToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{
+		APIServer: r.api.URL, CAFile: caFile, TokenFile: tokenFile, Impersonate: true,
+		ClientCA: r.ca.pool, RequestHeaderCA: r.ca.pool, RequestHeaderNames: []string{"front-proxy"},
+		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if cfg.kube != nil {
+		cfg.kube(&c)
+	}
+	var err error
+	if r.kube, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	r.front, _ = r.kube.Front(&dialerInTests{drain: make(chan struct{})}, kubectl.New(kubectl.Config{})).(*front)
+	r.relay = httptest.NewUnstartedServer(r.front)
+	r.relay.EnableHTTP2 = true
+	r.relay.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	r.relay.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13} //nolint:gosec // fewer versions, not more
+	r.relay.StartTLS()
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *frontRig) close() {
+	r.relay.CloseClientConnections()
+	r.relay.Close()
+	if err := r.kube.Close(); err != nil {
+		r.t.Error(err)
+	}
+	r.api.CloseClientConnections()
+	r.api.Close()
+}
+
+// requests returns what the API server saw on paths that begin with prefix.
+func (r *frontRig) requests(prefix string) []*http.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(r.seen), func(q *http.Request) bool { return !strings.HasPrefix(q.URL.Path, prefix) })
+}
+
+// only returns the one request the API server saw.
+func (r *frontRig) only() *http.Request {
+	r.t.Helper()
+	seen := r.requests("/")
+	if len(seen) != 1 {
+		r.t.Fatalf("the API server saw %d requests, want 1", len(seen))
+	}
+	return seen[0]
+}
+
+// dial opens a connection that speaks HTTP/1.1, with client certificates if any
+// are given.
+func (r *frontRig) dial(certs ...tls.Certificate) *rawClient {
+	r.t.Helper()
+	conn, err := tls.Dial("tcp", r.relay.Listener.Addr().String(), &tls.Config{
+		InsecureSkipVerify: true, NextProtos: []string{protoHTTP1}, Certificates: certs, //nolint:gosec // not what is tested
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patienceInTests))
+	return &rawClient{t: r.t, Conn: conn, Reader: bufio.NewReader(conn)}
+}
+
+// rawClient writes requests as they are.
+type rawClient struct {
+	t *testing.T
+	*tls.Conn
+	*bufio.Reader
+}
+
+func (c *rawClient) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+
+// send writes lines with their ends, and an empty one.
+func (c *rawClient) send(lines ...string) *rawClient {
+	c.t.Helper()
+	if _, err := c.Write([]byte(strings.Join(lines, "\r\n") + "\r\n\r\n")); err != nil {
+		c.t.Fatal(err)
+	}
+	return c
+}
+
+// response reads an answer.
+func (c *rawClient) response() *http.Response {
+	c.t.Helper()
+	res, err := http.ReadResponse(c.Reader, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// lockedBuffer is a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// lines returns those that hold what.
+func (b *lockedBuffer) lines(what string) []string {
+	return slices.DeleteFunc(strings.Split(b.String(), "\n"), func(line string) bool { return !strings.Contains(line, what) })
+}
+
+// authorityInTests signs client certificates.
+type authorityInTests struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthorityInTests(t *testing.T) authorityInTests {
+	a := authorityInTests{t: t, pool: x509.NewCertPool()}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "clients"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	a.cert, a.key = a.sign(template)
+	a.pool.AddCert(a.cert)
+	return a
+}
+
+func (a *authorityInTests) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert, key
+}
+
+// client makes a certificate for a user.
+func (a *authorityInTests) client(name string, groups ...string) tls.Certificate {
+	cert, key := a.sign(&x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name, Organization: groups},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+}
+
+// echo serves one upgraded connection at the API server: it answers 101 with
+// protocol and hands the connection to talk.
+func echo(t *testing.T, protocol string, talk func(net.Conn, *bufio.ReadWriter)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patienceInTests))
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
+		_ = rw.Flush()
+		talk(conn, rw)
+	}
+}

@@ -1,0 +1,67 @@
+package kube
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// copySize is how much of an answer is copied at once.
+	copySize = 32 << 10
+	// bodyIdle is for how long the body of a request may stand still. An answer may
+	// for ever: somebody reads it in a pager.
+	bodyIdle = 5 * time.Minute
+)
+
+// movingBody is the body of a request that must go on. What of it nobody wants is
+// discarded by the server under the same limit.
+type movingBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+
+	mu  sync.Mutex
+	err error
+}
+
+// Read implements io.Reader.
+func (b *movingBody) Read(p []byte) (int, error) {
+	_ = b.control.SetReadDeadline(time.Now().Add(bodyIdle)) // where it cannot be set there is no limit
+	n, err := b.ReadCloser.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	if errors.Is(err, io.EOF) {
+		_ = b.control.SetReadDeadline(time.Time{}) // the server now listens whether the client leaves
+		return n, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+	return n, err
+}
+
+// failed returns why the body broke off, or nil.
+func (b *movingBody) failed() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// buffers are those of ReverseProxy.
+type buffers struct{ pool sync.Pool }
+
+func newBuffers() *buffers {
+	return &buffers{sync.Pool{New: func() any { return new([copySize]byte) }}}
+}
+
+// Get implements httputil.BufferPool.
+func (b *buffers) Get() []byte { return b.pool.Get().(*[copySize]byte)[:] } //nolint:forcetypeassert // ours
+
+// Put implements httputil.BufferPool.
+func (b *buffers) Put(p []byte) { b.pool.Put((*[copySize]byte)(p)) }

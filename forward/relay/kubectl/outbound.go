@@ -1,0 +1,254 @@
+package kubectl
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// batchSize is the most that is written at once: four TLS records, less the head of
+	// the largest WebSocket message that does without 64 bit of length. The largest
+	// write of a forward.Joiner fits, with its head.
+	batchSize = 64<<10 - 4
+	// shareSize is what one stream gets of a batch while others wait.
+	shareSize = batchSize / 2
+	// headRoom is kept free in front of a batch, for the head of a message.
+	headRoom = 16
+	// maxControl is how many bytes of control frames may wait for a client that
+	// does not read. With more, its own frames have to wait as well.
+	maxControl = 256 << 10
+)
+
+// framing is how a session's bytes look on the wire.
+type framing interface {
+	// fit returns how many bytes of data fit into room bytes of wire.
+	fit(room int) int
+	// appendData appends p, which fits, as data of a stream.
+	appendData(b []byte, id uint32, p []byte) []byte
+	// seal makes b[headRoom:] ready to be written, and may use the room in front.
+	seal(b []byte) []byte
+}
+
+// outbound writes what the streams of one session and the session itself have to
+// say. Streams take turns; small frames that wait together leave together.
+type outbound struct {
+	conn    net.Conn
+	framing framing
+	pool    *sync.Pool // of *batch
+
+	mu      sync.Mutex
+	work    sync.Cond // for the writer: there is something to write, or the end
+	drained sync.Cond // for the session's reader: fewer control frames wait
+	control []byte    // goes before all data
+	lanes   []*lane   // those with data, in the order of their turns
+	closing bool      // nothing more comes: write what there is and end
+	err     error     // the connection is gone
+	since   time.Time // when the running write began; zero if there is none
+}
+
+// batch is room for one write.
+type batch [headRoom + batchSize]byte
+
+// lane is the place of one stream in an outbound. It is guarded by outbound.mu.
+type lane struct {
+	id     uint32
+	wake   sync.Cond
+	data   []byte // the rest of the running write
+	queued bool
+	err    error // the stream writes no more
+}
+
+func newOutbound(conn net.Conn, f framing, pool *sync.Pool) *outbound {
+	o := &outbound{conn: conn, framing: f, pool: pool}
+	o.work.L, o.drained.L = &o.mu, &o.mu
+	return o
+}
+
+func (o *outbound) newLane(id uint32) *lane {
+	l := &lane{id: id}
+	l.wake.L = &o.mu
+	return l
+}
+
+// write queues p as data of l and returns when all of it was taken over, or when
+// the lane was closed. It does not keep p.
+func (o *outbound) write(l *lane, p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.data = p
+	for len(l.data) > 0 && l.err == nil && o.err == nil && !o.closing {
+		if !l.queued {
+			l.queued = true
+			o.lanes = append(o.lanes, l)
+			o.work.Signal()
+		}
+		l.wake.Wait()
+	}
+	n := len(p) - len(l.data)
+	l.data = nil
+	switch {
+	case n == len(p):
+		return n, nil
+	case l.err != nil:
+		return n, l.err
+	case o.err != nil:
+		return n, o.err
+	}
+	return n, net.ErrClosed
+}
+
+// closeLane ends the writing of a stream, and a write that is under way. The
+// first reason stays.
+func (o *outbound) closeLane(l *lane, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+	}
+	l.wake.Signal()
+}
+
+// post queues control frames, which fill makes by appending to what it is given.
+// It does not wait.
+func (o *outbound) post(fill func(b []byte) []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil || o.closing {
+		return
+	}
+	o.control = fill(o.control)
+	o.work.Signal()
+}
+
+// waitRoom waits until few enough control frames are queued. Who makes us answer
+// and does not read the answers is not read either.
+func (o *outbound) waitRoom() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.control) > maxControl && o.err == nil && !o.closing {
+		o.drained.Wait()
+	}
+}
+
+// finish lets the writer end once it has written all control frames.
+func (o *outbound) finish() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closing = true
+	o.wakeAll()
+}
+
+// fail says that the connection is gone.
+func (o *outbound) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = err
+	}
+	o.wakeAll()
+}
+
+func (o *outbound) wakeAll() {
+	for _, l := range o.lanes {
+		l.queued = false
+		l.wake.Signal()
+	}
+	o.lanes = nil
+	o.work.Broadcast()
+	o.drained.Broadcast()
+}
+
+// blockedSince returns when the write began that is under way, or zero.
+func (o *outbound) blockedSince() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.since
+}
+
+// run writes until finish or fail, or until a write fails, whose error it returns.
+func (o *outbound) run() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		for o.err == nil && !o.closing && len(o.control) == 0 && len(o.lanes) == 0 {
+			o.work.Wait()
+		}
+		if o.err != nil || (len(o.control) == 0 && len(o.lanes) == 0) {
+			return o.err
+		}
+		if err := o.writeBatch(); err != nil {
+			if o.err == nil {
+				o.err = err
+			}
+			o.wakeAll()
+			return o.err
+		}
+	}
+}
+
+// writeBatch gathers what there is and writes it. It holds o.mu but while it writes.
+func (o *outbound) writeBatch() error {
+	room, ok := o.pool.Get().(*batch)
+	if !ok {
+		room = new(batch)
+	}
+	b := o.gather(room[:headRoom])
+	if len(b) == headRoom { // every lane had been closed
+		o.pool.Put(room)
+		return nil
+	}
+	o.since = time.Now()
+	o.mu.Unlock()
+	_, err := o.conn.Write(o.framing.seal(b))
+	o.pool.Put(room)
+	o.mu.Lock()
+	o.since = time.Time{}
+	return err
+}
+
+// gather appends to b, within its capacity, the control frames and then one piece
+// of each lane in turn.
+func (o *outbound) gather(b []byte) []byte {
+	n := min(len(o.control), cap(b)-len(b))
+	b = append(b, o.control[:n]...)
+	o.control = o.control[:copy(o.control, o.control[n:])]
+	o.drained.Signal()
+	if len(o.control) > 0 {
+		return b
+	}
+	if cap(o.control) > maxControl/4 {
+		o.control = nil
+	}
+	for len(o.lanes) > 0 {
+		l := o.lanes[0]
+		if l.err != nil || len(l.data) == 0 {
+			o.nextTurn(l, false)
+			continue
+		}
+		room := cap(b) - len(b)
+		if len(o.lanes) > 1 {
+			room = min(room, shareSize)
+		}
+		n := min(len(l.data), o.framing.fit(room))
+		if n < len(l.data) && n < batchSize/16 { // not worth a frame: at the head of the next batch
+			return b
+		}
+		b = o.framing.appendData(b, l.id, l.data[:n])
+		l.data = l.data[n:]
+		o.nextTurn(l, len(l.data) > 0)
+	}
+	return b
+}
+
+// nextTurn takes the first lane out of the queue, and puts it at its end if it has
+// more to write.
+func (o *outbound) nextTurn(l *lane, more bool) {
+	o.lanes = o.lanes[:copy(o.lanes, o.lanes[1:])]
+	if more {
+		o.lanes = append(o.lanes, l)
+		return
+	}
+	l.queued = false
+	l.wake.Signal()
+}
