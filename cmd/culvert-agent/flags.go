@@ -146,8 +146,8 @@ func (f *agentFlags) checkIdentity() error {
 	switch {
 	case way != "" && f.joinToken != "":
 		return fmt.Errorf("--join-token-file has no use beside %s: give one of them", way)
-	case way != "" && f.stateDir != "":
-		return fmt.Errorf("--state-dir has no use beside %s: leave it out", way)
+	case f.tokenFile != "" && f.stateDir != "":
+		return errors.New("--state-dir has no use beside --token-file: leave it out")
 	case f.stateDir == "":
 		f.stateDir = defaultStateDir
 	}

@@ -56,7 +56,6 @@ func TestFlags(t *testing.T) {
 		{append(good, "--tls-cert", "file"), "belong together"},
 		{append(good, "--tls-cert", "c", "--tls-key", "k", "--join-token-file", "t"), "no use beside --tls-cert"},
 		{append(good, "--tls-cert", "c", "--tls-key", "k", "--token-file", "t"), "no use beside --tls-cert"},
-		{append(good, "--tls-cert", "c", "--tls-key", "k", "--state-dir", "s"), "no use beside --tls-cert"},
 		{append(good, "--token-file", "t", "--join-token-file", "j"), "no use beside --token-file"},
 		{append(good, "--token-file", "t", "--state-dir", "s"), "no use beside --token-file"},
 		{append(good, "--allow-apiserver"), "give --apiserver"},
