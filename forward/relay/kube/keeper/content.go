@@ -144,20 +144,17 @@ func signer(b []byte, cas []*x509.Certificate, now time.Time) (*authority.Author
 // serving fills in the serving certificate: the one there is, and another if that
 // must be replaced.
 func (w wanted) serving(v *verdict, data map[string][]byte, ca *authority.Authority, now time.Time) error {
-	pair, issuer, err := readServing(data, v.trusted)
 	hosts, reason := w.hosts, ""
-	switch {
-	case err != nil:
+	if pair, issuer, err := readServing(data, v.trusted); err != nil {
 		reason = err.Error()
-	default:
+	} else {
 		if now.Before(pair.Cert.NotAfter) {
 			v.current = pair.TLS(issuer)
 		}
-		hosts, reason = w.replace(pair.Cert, issuer, ca.Cert, now)
-	}
-	if reason == "" {
-		v.next = v.current
-		return nil
+		if hosts, reason = w.replace(pair.Cert, issuer, ca.Cert, now); reason == "" {
+			v.next = v.current
+			return nil
+		}
 	}
 	next, err := ca.Serving(hosts, now)
 	if err != nil {

@@ -117,7 +117,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 // jitter spreads d by a fifth to both sides.
 func jitter(d time.Duration) time.Duration {
 	fifth := d / 5
-	return d - fifth + rand.N(2*fifth+1)
+	return d - fifth + rand.N(2*fifth+1) //nolint:gosec // no secret
 }
 
 // complain logs what is new.

@@ -63,6 +63,8 @@ func newObjects(cfg *Config) (*objects, error) {
 	if err != nil {
 		return nil, err
 	}
+	// client-go would show the token to whomever it is sent on to.
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client, err := rest.RESTClientForConfigAndClient(rc, hc)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -66,9 +67,6 @@ func TestHostileServer(t *testing.T) {
 		"another kind": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"kind":"Pod","apiVersion":"v1"}`)
 		}, "culvert-relay-tls"},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://elsewhere.invalid/", http.StatusFound)
-		}, "culvert-relay-tls"},
 		"slow down": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			w.WriteHeader(http.StatusTooManyRequests)
@@ -86,5 +84,19 @@ func TestHostileServer(t *testing.T) {
 				t.Error("ready")
 			}
 		})
+	}
+}
+
+// The relay's token is shown to the API server and to nobody it names.
+func TestNoRedirects(t *testing.T) {
+	var asked atomic.Bool
+	k := one(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/elsewhere" {
+			asked.Store(true)
+		}
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}), nil)
+	if err := k.round(t.Context()); err == nil || asked.Load() {
+		t.Error(err, asked.Load())
 	}
 }
