@@ -28,6 +28,10 @@ type Config struct {
 	// the agents let him.
 	Authorize Authorizer
 
+	// Oversee decides who is shown the nodes and other people's streams. nil:
+	// everybody is.
+	Oversee Overseer
+
 	// HTTP makes the handler of the HTTP door: connections that ask for h2, for
 	// http/1.1 or for no protocol at all are served by it, if TLS lets them in. The
 	// handler sees the TLS state of the connection in the request; a connection that

@@ -9,6 +9,12 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
+// byReport tells whether pods are found by what the agents report.
+func (s *Server) byReport() bool {
+	ns, ok := s.cfg.Locate.(*nodes)
+	return ok && ns == s.nodes
+}
+
 // Locate finds a pod among those the agents reported. While the relay is fresh it
 // waits for one that is not, since its agents are on their way back.
 func (ns *nodes) Locate(ctx context.Context, _ Identity, t Target) (Place, error) {

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"io"
 	"slices"
@@ -22,7 +21,6 @@ import (
 )
 
 const (
-	maxCSR          = 8 << 10
 	maxWord         = 64 // instance, version, name of a capability; bytes
 	maxCapabilities = 32
 	maxReason       = 256 // of what is logged, in bytes
@@ -73,58 +71,6 @@ func (r *registryService) Join(ctx context.Context, req *controlv1.JoinRequest) 
 	return &controlv1.JoinResponse{Chain: chain, RenewAt: timestamppb.New(renewAt)}, nil
 }
 
-// Renew replaces a node's certificate, also for the session it comes over.
-func (r *registryService) Renew(ctx context.Context, req *controlv1.RenewRequest) (*controlv1.RenewResponse, error) {
-	p, err := caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	who := p.who()
-	if who.Role != RoleNode || r.srv.cfg.Issuer == nil {
-		return nil, status.Error(codes.PermissionDenied, "this relay renews only what it issued")
-	}
-	if err := checkCSR(req.GetCsr()); err != nil {
-		return nil, err
-	}
-	chain, renewAt, err := r.srv.cfg.Issuer.RenewNode(who.Cert, req.GetCsr())
-	if err != nil {
-		r.srv.metrics.refused("renewal")
-		r.srv.noise.warn(ctx, "renewal refused", "node", who.Name, "err", err)
-		return nil, statusOf(err)
-	}
-	if leaf := leafOf(chain); leaf != nil {
-		who.Cert = leaf
-		p.is.Store(&who)
-	}
-	r.srv.cfg.Log.Info("node certificate renewed", "node", who.Name)
-	return &controlv1.RenewResponse{Chain: chain, RenewAt: timestamppb.New(renewAt)}, nil
-}
-
-func checkCSR(csr []byte) error {
-	if len(csr) > maxCSR {
-		return status.Errorf(codes.InvalidArgument, "certificate request of %d bytes, at most %d are allowed", len(csr), maxCSR)
-	}
-	return nil
-}
-
-func leafOf(chain [][]byte) *x509.Certificate {
-	if len(chain) == 0 {
-		return nil
-	}
-	leaf, err := x509.ParseCertificate(chain[0])
-	if err != nil {
-		return nil
-	}
-	return leaf
-}
-
-func nameIn(chain [][]byte) string {
-	if leaf := leafOf(chain); leaf != nil {
-		return leaf.Subject.CommonName
-	}
-	return ""
-}
-
 // Attend registers the tunnel it comes over, for as long as the call lasts.
 func (r *registryService) Attend(call attendCall) error {
 	p, err := caller(call.Context())
@@ -148,7 +94,7 @@ func (r *registryService) Attend(call attendCall) error {
 
 	t := newTunnelTo(p.sess, reg)
 	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: &controlv1.Registered{
-		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.cfg.Locate == Locator(r.srv.nodes),
+		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.byReport(),
 	}}}); err != nil {
 		return err
 	}
@@ -244,6 +190,9 @@ func clipTo(s string, n int) string {
 // statusOf gives an error of ours the closest code of gRPC, and the text that
 // a peer may see.
 func statusOf(err error) error {
+	if made := (interface{ GRPCStatus() *status.Status })(nil); errors.As(err, &made) {
+		return err // it is one already
+	}
 	code := codes.Internal
 	switch stream.CodeOf(err) {
 	case stream.NameTaken:

@@ -96,18 +96,23 @@ func (w *way) find(ctx context.Context) (Place, error) {
 	if t.Namespace == "" || t.Pod == "" {
 		return Place{}, &stream.Error{Code: stream.Malformed, Text: "namespace or pod is missing"}
 	}
+	if err := w.allowed(ctx); err != nil {
+		return Place{}, err
+	}
+	return w.srv.cfg.Locate.Locate(ctx, w.who(), t)
+}
+
+// allowed asks whether the caller is still who it was, and whether it may.
+func (w *way) allowed(ctx context.Context) error {
 	if w.valid != nil {
 		if err := w.valid(ctx); err != nil {
-			return Place{}, err
+			return err
 		}
 	}
-	who := w.who()
 	if a := w.srv.cfg.Authorize; a != nil {
-		if err := a.Authorize(ctx, who, t); err != nil {
-			return Place{}, err
-		}
+		return a.Authorize(ctx, w.who(), w.flow.target)
 	}
-	return w.srv.cfg.Locate.Locate(ctx, who, t)
+	return nil
 }
 
 // open opens a stream over one of the tunnels of the node.

@@ -29,10 +29,29 @@ func (v *viewService) About(ctx context.Context, _ *controlv1.AboutRequest) (*co
 	}, nil
 }
 
-// ListNodes returns the nodes with a tunnel.
+// oversees returns the caller and whether he is shown what others do.
+func (v *viewService) oversees(ctx context.Context) (p *peer, all bool, err error) {
+	if p, err = caller(ctx); err != nil {
+		return nil, false, err
+	}
+	judge := v.srv.cfg.Oversee
+	if judge == nil {
+		return p, true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.srv.cfg.OpenTimeout)
+	defer cancel()
+	if all, err = judge.Oversees(ctx, p.who()); err != nil {
+		v.srv.noise.warn(ctx, "cannot tell what a user may see", "name", p.who().Name, "err", err)
+		return nil, false, statusOf(err)
+	}
+	return p, all, nil
+}
+
+// ListNodes returns the nodes with a tunnel; to who is no overseer, none.
 func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesRequest) (*controlv1.ListNodesResponse, error) {
-	if _, err := caller(ctx); err != nil {
-		return nil, err
+	_, all, err := v.oversees(ctx)
+	if err != nil || !all {
+		return &controlv1.ListNodesResponse{}, err
 	}
 	out := v.srv.nodes.list()
 	running := make(map[string]uint32)
@@ -46,20 +65,32 @@ func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesReque
 	return &controlv1.ListNodesResponse{Nodes: out}, nil
 }
 
-// ListPods returns what the agents reported.
+// ListPods returns what the agents reported, if pods are found by that. Where
+// somebody else knows the pods, that one decides who sees them: the relay shows what
+// it happens to know to overseers only.
 func (v *viewService) ListPods(ctx context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
-	if _, err := caller(ctx); err != nil {
+	if !v.srv.byReport() {
+		if _, all, err := v.oversees(ctx); err != nil || !all {
+			return &controlv1.ListPodsResponse{}, err
+		}
+	} else if _, err := caller(ctx); err != nil {
 		return nil, err
 	}
 	return &controlv1.ListPodsResponse{Pods: v.srv.nodes.listPods(req.GetNamespace())}, nil
 }
 
-// ListStreams returns the streams that run now, oldest first.
+// ListStreams returns the streams that run now, oldest first; to who is no overseer,
+// his own.
 func (v *viewService) ListStreams(ctx context.Context, _ *controlv1.ListStreamsRequest) (*controlv1.ListStreamsResponse, error) {
-	if _, err := caller(ctx); err != nil {
+	p, all, err := v.oversees(ctx)
+	if err != nil {
 		return nil, err
 	}
 	flows := v.srv.flows.list()
+	if !all {
+		me := p.who().Name
+		flows = slices.DeleteFunc(flows, func(f *flow) bool { return f.user != me })
+	}
 	slices.SortFunc(flows, func(a, b *flow) int { return a.started.Compare(b.started) })
 	out := make([]*controlv1.StreamInfo, 0, len(flows))
 	for _, f := range flows {
