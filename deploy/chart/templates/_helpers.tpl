@@ -1,0 +1,107 @@
+{{- define "culvert.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "culvert.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "culvert.relay.name" -}}{{ include "culvert.fullname" . }}-relay{{- end -}}
+{{- define "culvert.agent.name" -}}{{ include "culvert.fullname" . }}-agent{{- end -}}
+{{- define "culvert.relay.namespace" -}}{{ default .Release.Namespace .Values.namespaceOverride }}{{- end -}}
+{{- define "culvert.agent.namespace" -}}{{ .Values.agent.namespace }}{{- end -}}
+
+{{- define "culvert.relay.account" -}}
+{{- default (ternary (include "culvert.relay.name" .) "default" .Values.relay.serviceAccount.create) .Values.relay.serviceAccount.name -}}
+{{- end -}}
+{{- define "culvert.agent.account" -}}
+{{- default (ternary (include "culvert.agent.name" .) "default" .Values.agent.serviceAccount.create) .Values.agent.serviceAccount.name -}}
+{{- end -}}
+
+{{- /* The Secret with the relay's certificate, and the ConfigMap with its authority. */ -}}
+{{- define "culvert.tlsSecret" -}}
+{{- ternary .Values.tls.existingSecret (printf "%s-tls" (include "culvert.relay.name" .)) (eq .Values.tls.mode "existingSecret") -}}
+{{- end -}}
+{{- define "culvert.caConfigMap" -}}{{ include "culvert.relay.name" . }}-ca{{- end -}}
+
+{{- /* Labels that select pods never change; what a version changes is not among them. */ -}}
+{{- define "culvert.selector" -}}
+app.kubernetes.io/name: {{ include "culvert.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "culvert.labels" -}}
+{{ include "culvert.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "culvert.image" -}}
+{{- $registry := default .image.registry .root.Values.global.imageRegistry -}}
+{{- $image := .image.repository -}}
+{{- if $registry -}}{{- $image = printf "%s/%s" (trimSuffix "/" $registry) $image -}}{{- end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $image .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image (default .root.Chart.AppVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "culvert.pullSecrets" -}}
+{{- with concat .Values.global.imagePullSecrets .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Where agents and clients inside of the cluster dial. */ -}}
+{{- define "culvert.relay.host" -}}
+{{- printf "%s.%s.svc" (include "culvert.relay.name" .) (include "culvert.relay.namespace" .) -}}
+{{- end -}}
+
+{{- /* host:port for clients outside, or nothing. */ -}}
+{{- define "culvert.relay.external" -}}
+{{- with .Values.relay.externalAddress -}}
+{{- if regexMatch "^(\\[.*\\]|[^:]*):[0-9]+$" . -}}{{ . }}{{- else -}}{{ printf "%s:%v" . $.Values.relay.service.port }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The same without the port and without brackets. */ -}}
+{{- define "culvert.relay.externalHost" -}}
+{{- include "culvert.relay.external" . | regexFind "^.*:" | trimSuffix ":" | trimPrefix "[" | trimSuffix "]" -}}
+{{- end -}}
+
+{{- /* All names of the relay's certificate, as a YAML list. */ -}}
+{{- define "culvert.relay.certificateNames" -}}
+{{- $host := include "culvert.relay.host" . -}}
+{{- $names := list $host (printf "%s.%s" $host .Values.clusterDomain) (trimSuffix ".svc" $host) (include "culvert.relay.name" .) -}}
+{{- with include "culvert.relay.externalHost" . -}}{{- $names = append $names . -}}{{- end -}}
+{{- concat $names .Values.relay.extraNames | uniq | toYaml -}}
+{{- end -}}
+
+{{- /* Whether agents get the authority from a ConfigMap that the chart makes. */ -}}
+{{- define "culvert.makesCA" -}}
+{{- if and (not .Values.tls.caConfigMap.name) (or .Values.tls.caCert (and .Values.relay.enabled (eq .Values.tls.mode "auto"))) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "culvert.relay.grace" -}}
+{{- $least := add .Values.relay.preStopSeconds .Values.relay.drainSeconds 10 -}}
+{{- default $least .Values.relay.terminationGracePeriodSeconds -}}
+{{- end -}}
+{{- define "culvert.agent.grace" -}}
+{{- default (add .Values.agent.drainSeconds 10) .Values.agent.terminationGracePeriodSeconds -}}
+{{- end -}}

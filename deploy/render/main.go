@@ -1,0 +1,54 @@
+// Render writes install.yaml, which is the chart with values for kubectl apply.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/culvert-k8s/culvert/deploy/manifest"
+)
+
+// head begins the file.
+const head = `Culvert for kubectl apply, rendered from deploy/chart. Do not edit; see make install-yaml.
+
+    kubectl apply -f install.yaml
+
+Applying it again, or another version of it, leaves the relay's certificates alone.
+`
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, stdout io.Writer) error {
+	fl := flag.NewFlagSet("render", flag.ContinueOnError)
+	dir := fl.String("chart", "chart", "directory of the chart")
+	file := fl.String("values", "install-values.yaml", "file of values")
+	if err := fl.Parse(args); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(*file)
+	if err != nil {
+		return err
+	}
+	values, err := manifest.ReadValues(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", *file, err)
+	}
+	chart, err := manifest.Load(*dir)
+	if err != nil {
+		return err
+	}
+	objects, _, err := chart.Render(manifest.Release{Values: values})
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(manifest.Static(head, objects))
+	return err
+}
