@@ -3,6 +3,7 @@ package kube
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,7 +24,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // patienceInTests is for what should happen at once. A test that needs it fails.
@@ -71,10 +74,7 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 
 	dir := t.TempDir()
 	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
-	pemCA := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.api.Certificate().Raw})
-	if err := os.WriteFile(caFile, pemCA, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeAuthority(t, caFile, r.api.Certificate())
 	if err := os.WriteFile(tokenFile, []byte(relaysToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +108,14 @@ func (r *frontRig) close() {
 	}
 	r.api.CloseClientConnections()
 	r.api.Close()
+	for _, q := range r.requests("/") {
+		if strings.Contains(q.Header.Get("Authorization"), relaysToken) && q.Header.Get("Impersonate-User") == "" {
+			r.t.Errorf("%s %s went out with the relay's token alone", q.Method, q.URL)
+		}
+	}
+	if log := r.log.String(); strings.Contains(log, relaysToken) || strings.Contains(log, janesToken) {
+		r.t.Errorf("a token in the log:\n%s", log)
+	}
 }
 
 // requests returns what the API server saw on paths that begin with prefix.
@@ -258,5 +266,21 @@ func echo(t *testing.T, protocol string, talk func(net.Conn, *bufio.ReadWriter))
 		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
 		_ = rw.Flush()
 		talk(conn, rw)
+	}
+}
+
+// dialerInTests is a relay that reaches no pod.
+type dialerInTests struct{ drain chan struct{} }
+
+func (d *dialerInTests) Dial(context.Context, relay.Call) (*relay.Link, error) {
+	return nil, &stream.Error{Code: stream.AgentOffline}
+}
+
+func (d *dialerInTests) Draining() <-chan struct{} { return d.drain }
+
+func writeAuthority(t *testing.T, file string, cert *x509.Certificate) {
+	t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -17,9 +17,17 @@ import (
 	"github.com/culvert-k8s/culvert/forward/relay"
 )
 
-// handshakeTime bounds the answer to an upgrade. A plain request has no such
-// limit: the logs of a silent container begin when it speaks.
-const handshakeTime = time.Minute
+const (
+	// handshakeTime bounds the answer to an upgrade. A plain request has no such
+	// limit: the logs of a silent container begin when it speaks.
+	handshakeTime = time.Minute
+	// bodyIdle is for how long the body of a request may stand still. An answer may
+	// for ever: somebody reads it in a pager.
+	bodyIdle = 5 * time.Minute
+	// partingTime is how long a client may stay after the API server has hung up.
+	// Nothing that it still says can arrive.
+	partingTime = 10 * time.Second
+)
 
 // proxy passes requests on to the API server.
 //
@@ -31,10 +39,15 @@ type proxy struct {
 	reverse httputil.ReverseProxy
 	joiner  forward.Joiner
 	now     rate.Sometimes // to complain
+
+	handshakeTime, bodyIdle, partingTime time.Duration // other than the constants only in tests
 }
 
 func newProxy(k *Kube) *proxy {
-	p := &proxy{kube: k, now: rate.Sometimes{Interval: 10 * time.Second}}
+	p := &proxy{
+		kube: k, now: rate.Sometimes{Interval: 10 * time.Second},
+		handshakeTime: handshakeTime, bodyIdle: bodyIdle, partingTime: partingTime,
+	}
 	p.reverse = httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
 		Transport:      p,
@@ -76,7 +89,7 @@ func (p *proxy) serve(rec *recorder, r *http.Request, who relay.Identity, protoc
 	way := &passage{who: who, protocol: protocol, in: r, rec: rec}
 	r = r.WithContext(context.WithValue(withCredential(r.Context(), c), passageKey{}, way))
 	if r.ContentLength != 0 && r.Body != nil {
-		way.body = &movingBody{ReadCloser: r.Body, control: http.NewResponseController(rec)}
+		way.body = &movingBody{ReadCloser: r.Body, control: http.NewResponseController(rec), idle: p.bodyIdle}
 		r.Body = way.body
 	}
 	p.reverse.ServeHTTP(rec, r)
@@ -123,7 +136,7 @@ func (p *proxy) RoundTrip(out *http.Request) (*http.Response, error) {
 		return p.kube.pass.RoundTrip(out)
 	}
 	ctx, cancel := context.WithCancelCause(out.Context())
-	late := time.AfterFunc(handshakeTime, func() { cancel(context.DeadlineExceeded) })
+	late := time.AfterFunc(p.handshakeTime, func() { cancel(context.DeadlineExceeded) })
 	defer late.Stop() // what comes after the headers has all the time it wants
 	res, err := p.kube.upgrade.RoundTrip(out.WithContext(ctx))
 	switch {

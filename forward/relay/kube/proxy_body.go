@@ -8,19 +8,15 @@ import (
 	"time"
 )
 
-const (
-	// copySize is how much of an answer is copied at once.
-	copySize = 32 << 10
-	// bodyIdle is for how long the body of a request may stand still. An answer may
-	// for ever: somebody reads it in a pager.
-	bodyIdle = 5 * time.Minute
-)
+// copySize is how much of an answer is copied at once.
+const copySize = 32 << 10
 
 // movingBody is the body of a request that must go on. What of it nobody wants is
 // discarded by the server under the same limit.
 type movingBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	idle    time.Duration // it may stand still for so long
 
 	mu  sync.Mutex
 	err error
@@ -28,7 +24,7 @@ type movingBody struct {
 
 // Read implements io.Reader.
 func (b *movingBody) Read(p []byte) (int, error) {
-	_ = b.control.SetReadDeadline(time.Now().Add(bodyIdle)) // where it cannot be set there is no limit
+	_ = b.control.SetReadDeadline(time.Now().Add(b.idle)) // where it cannot be set there is no limit
 	n, err := b.ReadCloser.Read(p)
 	if err == nil {
 		return n, nil

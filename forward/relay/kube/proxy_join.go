@@ -15,13 +15,8 @@ import (
 	"github.com/culvert-k8s/culvert/forward"
 )
 
-const (
-	// partingTime is how long a client may stay after the API server has hung up.
-	// Nothing that it still says can arrive.
-	partingTime = 10 * time.Second
-	// nameTime bounds asking for the name in the log line.
-	nameTime = 10 * time.Second
-)
+// nameTime bounds asking for the name in the log line.
+const nameTime = 10 * time.Second
 
 // join passes a 101 on and carries bytes until both ends have finished, or one
 // broke off, or the request's context has ended. One line is logged then.
@@ -52,7 +47,7 @@ func (p *proxy) join(way *passage) {
 	if err = passSwitch(conn, res, way.protocol); err != nil {
 		_, _ = client.Close(), backend.Close()
 	} else {
-		_, err = p.joiner.Join(ctx, forward.Pipe(client, client.writer()), forward.Pipe(backend, backendWriter{backend}), &live)
+		_, err = p.joiner.Join(ctx, forward.Pipe(client, clientWriter{conn, p.partingTime}), forward.Pipe(backend, backendWriter{backend}), &live)
 	}
 	asked.Wait()
 	p.kube.cfg.Log.Info("upgraded session ended",
@@ -117,16 +112,17 @@ func (c *clientEnd) CloseWithError(error) error {
 	return raw.Close()
 }
 
-func (c *clientEnd) writer() io.WriteCloser { return clientWriter{c.Conn} }
-
 // clientWriter is the direction to the client. Closing it finishes that alone.
-type clientWriter struct{ net.Conn }
+type clientWriter struct {
+	net.Conn
+	parting time.Duration
+}
 
 // Close finishes the direction. The API server has hung up then, in both
 // directions: the client is given some time to do the same. What goes wrong with
 // that is for the other direction to tell.
 func (w clientWriter) Close() error {
-	_ = w.SetReadDeadline(time.Now().Add(partingTime))
+	_ = w.SetReadDeadline(time.Now().Add(w.parting))
 	closeWrite(w.Conn)
 	return nil
 }

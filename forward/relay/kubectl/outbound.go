@@ -40,9 +40,11 @@ type outbound struct {
 	mu      sync.Mutex
 	work    sync.Cond // for the writer: there is something to write, or the end
 	drained sync.Cond // for the session's reader: fewer control frames wait
+	urgent  []byte    // goes before all else, and not as part of the framing
 	control []byte    // goes before all data
 	lanes   []*lane   // those with data, in the order of their turns
-	closing bool      // nothing more comes: write what there is and end
+	closing bool      // nothing more comes: write what there is, then goodbye, and end
+	goodbye []byte    // like urgent
 	err     error     // the connection is gone
 	since   time.Time // when the running write began; zero if there is none
 }
@@ -126,17 +128,30 @@ func (o *outbound) post(fill func(b []byte) []byte) {
 func (o *outbound) waitRoom() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for len(o.control) > maxControl && o.err == nil && !o.closing {
+	for len(o.control)+len(o.urgent) > maxControl && o.err == nil && !o.closing {
 		o.drained.Wait()
 	}
 }
 
-// finish lets the writer end once it has written all control frames.
-func (o *outbound) finish() {
+// postUrgent queues bytes that are no part of the framing.
+func (o *outbound) postUrgent(fill func(b []byte) []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.closing = true
-	o.wakeAll()
+	if o.err == nil && !o.closing {
+		o.urgent = fill(o.urgent)
+		o.work.Signal()
+	}
+}
+
+// finish lets the writer end once it has written all control frames and, after
+// them, goodbye.
+func (o *outbound) finish(goodbye []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closing {
+		o.closing, o.goodbye = true, goodbye
+		o.wakeAll()
+	}
 }
 
 // fail says that the connection is gone.
@@ -170,38 +185,54 @@ func (o *outbound) blockedSince() time.Time {
 func (o *outbound) run() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for {
-		for o.err == nil && !o.closing && len(o.control) == 0 && len(o.lanes) == 0 {
+	for o.err == nil {
+		var err error
+		switch {
+		case len(o.urgent) > 0:
+			b := o.urgent
+			o.urgent = nil
+			err = o.deliver(b)
+			o.drained.Signal()
+		case len(o.control) > 0 || len(o.lanes) > 0:
+			err = o.writeBatch()
+		case o.closing:
+			err = o.deliver(o.goodbye)
+			if err == nil {
+				return nil
+			}
+		default:
 			o.work.Wait()
 		}
-		if o.err != nil || (len(o.control) == 0 && len(o.lanes) == 0) {
-			return o.err
-		}
-		if err := o.writeBatch(); err != nil {
-			if o.err == nil {
-				o.err = err
-			}
-			o.wakeAll()
-			return o.err
+		if err != nil && o.err == nil {
+			o.err = err
 		}
 	}
+	o.wakeAll()
+	return o.err
 }
 
-// writeBatch gathers what there is and writes it. It holds o.mu but while it writes.
+// writeBatch gathers what there is and writes it.
 func (o *outbound) writeBatch() error {
 	room, ok := o.pool.Get().(*batch)
 	if !ok {
 		room = new(batch)
 	}
+	defer o.pool.Put(room)
 	b := o.gather(room[:headRoom])
 	if len(b) == headRoom { // every lane had been closed
-		o.pool.Put(room)
+		return nil
+	}
+	return o.deliver(o.framing.seal(b))
+}
+
+// deliver writes b. It holds o.mu, but not meanwhile.
+func (o *outbound) deliver(b []byte) error {
+	if len(b) == 0 {
 		return nil
 	}
 	o.since = time.Now()
 	o.mu.Unlock()
-	_, err := o.conn.Write(o.framing.seal(b))
-	o.pool.Put(room)
+	_, err := o.conn.Write(b)
 	o.mu.Lock()
 	o.since = time.Time{}
 	return err

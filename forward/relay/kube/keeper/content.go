@@ -144,17 +144,11 @@ func signer(b []byte, cas []*x509.Certificate, now time.Time) (*authority.Author
 // serving fills in the serving certificate: the one there is, and another if that
 // must be replaced.
 func (w wanted) serving(v *verdict, data map[string][]byte, ca *authority.Authority, now time.Time) error {
-	hosts, reason := w.hosts, ""
-	if pair, issuer, err := readServing(data, v.trusted); err != nil {
-		reason = err.Error()
-	} else {
-		if now.Before(pair.Cert.NotAfter) {
-			v.current = pair.TLS(issuer)
-		}
-		if hosts, reason = w.replace(pair.Cert, issuer, ca.Cert, now); reason == "" {
-			v.next = v.current
-			return nil
-		}
+	current, hosts, reason := w.look(data, v.trusted, ca.Cert, now)
+	v.current = current
+	if reason == "" {
+		v.next = current
+		return nil
 	}
 	next, err := ca.Serving(hosts, now)
 	if err != nil {
@@ -169,6 +163,20 @@ func (w wanted) serving(v *verdict, data map[string][]byte, ca *authority.Author
 	v.change[servingCert] = authority.EncodeCerts(next.Cert, ca.Cert)
 	v.reasons = append(v.reasons, "new serving certificate: "+reason)
 	return nil
+}
+
+// look returns the serving certificate, and with a reason the hosts of the one
+// that should take its place.
+func (w wanted) look(data map[string][]byte, trusted []*x509.Certificate, ca *x509.Certificate, now time.Time) (current *tls.Certificate, hosts []string, reason string) {
+	pair, issuer, err := readServing(data, trusted)
+	if err != nil {
+		return nil, w.hosts, err.Error()
+	}
+	if now.Before(pair.Cert.NotAfter) {
+		current = pair.TLS(issuer)
+	}
+	hosts, reason = w.replace(pair.Cert, issuer, ca, now)
+	return current, hosts, reason
 }
 
 // readServing returns the serving certificate and who signed it.
