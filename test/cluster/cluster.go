@@ -219,13 +219,27 @@ func (c *Cluster) CAFile() string { return c.ca.certFile }
 
 // Import adds images to all nodes. Every node has lab.PodImage from the start.
 func (c *Cluster) Import(ctx context.Context, images ...lab.Image) error {
+	return c.onNodes(ctx, func(ctx context.Context, n *Node) error {
+		for _, image := range images {
+			if err := n.Containerd.Import(ctx, image); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ImportArchive adds to all nodes the image that a tar holds under the name ref.
+func (c *Cluster) ImportArchive(ctx context.Context, ref, archive string) error {
+	return c.onNodes(ctx, func(ctx context.Context, n *Node) error { return n.Containerd.ImportArchive(ctx, ref, archive) })
+}
+
+func (c *Cluster) onNodes(ctx context.Context, do func(context.Context, *Node) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range c.Nodes {
 		g.Go(func() error {
-			for _, image := range images {
-				if err := n.Containerd.Import(ctx, image); err != nil {
-					return fmt.Errorf("node %s: %w", n.Name(), err)
-				}
+			if err := do(ctx, n); err != nil {
+				return fmt.Errorf("node %s: %w", n.Name(), err)
 			}
 			return nil
 		})

@@ -139,13 +139,19 @@ func (c *Containerd) Import(ctx context.Context, image Image) error {
 	if err := errors.Join(image.WriteArchive(f), f.Close()); err != nil {
 		return fmt.Errorf("import %s: %w", image.Ref, err)
 	}
+	return c.ImportArchive(ctx, image.Ref, archive)
+}
+
+// ImportArchive adds the image of a tar, an OCI layout or a docker archive, that
+// has the name ref there.
+func (c *Containerd) ImportArchive(ctx context.Context, ref, archive string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.cfg.Runtime.Bin, "ctr"),
 		"--address", c.Socket(), "--namespace", "k8s.io", "images", "import", archive)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("import %s: %w: %s", image.Ref, err, out)
+		return fmt.Errorf("import %s: %w: %s", ref, err, out)
 	}
-	return c.poll(ctx, "import "+image.Ref, func(ctx context.Context) error {
-		status, err := c.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: image.Ref}})
+	return c.poll(ctx, "import "+ref, func(ctx context.Context) error {
+		status, err := c.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
 		if err == nil && status.GetImage() == nil {
 			err = errors.New("image is not known yet")
 		}
