@@ -228,7 +228,9 @@ func (f *keepers) rights(t *testing.T) {
 	}
 	// A Secret of which the relay knows nothing is not made by it.
 	k := f.startFor(t, keeper.Name{Namespace: "culvert-system", Name: "other"}, service)
-	k.await(t, "a refusal", func() bool { return strings.Contains(k.log.String(), "give the relay's service account get and update") })
+	k.await(t, "a refusal", func() bool {
+		return strings.Contains(k.log.String(), "give the relay's service account get and update")
+	})
 }
 
 // oneKeeper is a keeper that runs until the test ends.
@@ -257,7 +259,9 @@ func (s *said) String() string {
 	return s.buf.String()
 }
 
-func (f *keepers) start(t *testing.T, names ...string) *oneKeeper { return f.startFor(t, tlsSecret, names...) }
+func (f *keepers) start(t *testing.T, names ...string) *oneKeeper {
+	return f.startFor(t, tlsSecret, names...)
+}
 
 func (f *keepers) startFor(t *testing.T, secret keeper.Name, names ...string) *oneKeeper {
 	t.Helper()
