@@ -24,7 +24,7 @@ type Forwarder struct {
 	Namespace, Pod string
 
 	// Route, if not nil, leads the connections of a listener in place of these.
-	Route func(Ports) Route
+	Route func(*Listener) Route
 
 	// Joiner carries the bytes and may be shared. nil: one of its own.
 	Joiner *forward.Joiner
@@ -58,20 +58,21 @@ func (f *Forwarder) Serve(ctx context.Context, listeners []*Listener) {
 			trouble = func(err error) { f.Trouble(l.ports, err) }
 		}
 		all.Go(func() {
-			l.serve(ctx, func(tc *net.TCPConn) { f.carry(ctx, joiner, l.ports, tc) }, trouble)
+			l.serve(ctx, func(tc *net.TCPConn) { f.carry(ctx, joiner, l, tc) }, trouble)
 		})
 	}
 	all.Wait()
 }
 
-func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, p Ports, tc *net.TCPConn) {
+func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, l *Listener, tc *net.TCPConn) {
+	p := l.ports
 	if f.Accepted != nil {
 		f.Accepted(p)
 	}
 	local := forward.TCP(tc)
 	var route Route = Target{Namespace: f.Namespace, Pod: f.Pod, Port: p.Remote}
 	if f.Route != nil {
-		route = f.Route(p)
+		route = f.Route(l)
 	}
 	remote, err := f.Opener.Open(ctx, route)
 	if err != nil {
