@@ -98,3 +98,17 @@ func Static(head string, objects []release.Manifest) []byte {
 	}
 	return b.Bytes()
 }
+
+// Version returns the version of the images, without which a chart is not
+// released.
+func (c *Chart) Version() string { return c.chart.Metadata.AppVersion }
+
+// Values returns a copy of the chart's own values.
+func (c *Chart) Values() (map[string]any, error) {
+	for _, f := range c.chart.Raw {
+		if f.Name == "values.yaml" {
+			return ReadValues(f.Data)
+		}
+	}
+	return nil, fmt.Errorf("chart %s has no values.yaml", c.chart.Name())
+}
