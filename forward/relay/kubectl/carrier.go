@@ -50,8 +50,8 @@ type carrier struct {
 	held     atomic.Bool  // nothing is read from the client, because we have no room
 	open     atomic.Int32 // forwarded connections
 
-	mu    sync.Mutex
-	conns map[*streamConn]struct{}
+	connsMu sync.Mutex
+	conns   map[*streamConn]struct{}
 }
 
 // newCarrier makes the carrier for a connection that it takes over.
@@ -79,27 +79,31 @@ func (r counted) Read(p []byte) (int, error) {
 }
 
 // run serves the client with read, which returns when nothing more comes from it,
-// and returns when everything has ended. verdict, if it is not nil, has a last word
-// for the client about the error of read.
-func (c *carrier) run(read func() error, verdict func(err error)) error {
+// and returns when everything has ended, with the reason. verdict may have a last
+// word for the client about the error of read, and then returns true.
+func (c *carrier) run(read func() error, verdict func(err error) bool) error {
 	var wg sync.WaitGroup
-	done := make(chan struct{})
+	done, written := make(chan struct{}), make(chan struct{})
 	wg.Go(func() {
+		defer close(written)
 		if err := c.out.run(); err != nil {
 			c.lose(err)
 		}
 	})
 	wg.Go(func() { c.watch(done) })
 	err := read()
-	if verdict != nil {
-		_ = c.conn.SetWriteDeadline(time.Now().Add(lingerTimeout))
-		verdict(err)
+	if verdict(err) {
+		last := time.NewTimer(lingerTimeout)
+		select {
+		case <-written:
+		case <-last.C:
+		}
+		last.Stop()
 	}
-	close(done)
 	c.lose(err)
+	close(done)
 	wg.Wait()
 	c.tasks.Wait()
-	_ = c.conn.Close() // it may have been left to the writer
 	return context.Cause(c.ctx)
 }
 
@@ -123,8 +127,8 @@ func (c *carrier) abortAll(cause error) {
 }
 
 func (c *carrier) all() []*streamConn {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.connsMu.Lock()
+	defer c.connsMu.Unlock()
 	all := make([]*streamConn, 0, len(c.conns))
 	for conn := range c.conns {
 		all = append(all, conn)
@@ -134,15 +138,15 @@ func (c *carrier) all() []*streamConn {
 
 func (c *carrier) add(id uint32) *streamConn {
 	conn := newStreamConn(c.out, id, c.in)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.connsMu.Lock()
+	defer c.connsMu.Unlock()
 	c.conns[conn] = struct{}{}
 	return conn
 }
 
 func (c *carrier) remove(conn *streamConn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.connsMu.Lock()
+	defer c.connsMu.Unlock()
 	delete(c.conns, conn)
 }
 
@@ -166,5 +170,8 @@ func (c *carrier) over(cause error) {
 	reason := cause.Error()
 	c.goodbye(reason[:min(len(reason), maxReason)])
 	c.cancel(cause)
-	_ = c.conn.SetDeadline(time.Now().Add(lingerTimeout))
+	c.linger()
 }
+
+// linger gives the client a moment to take the last frames and to hang up.
+func (c *carrier) linger() { _ = c.conn.SetDeadline(time.Now().Add(lingerTimeout)) }

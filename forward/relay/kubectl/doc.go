@@ -49,3 +49,9 @@ type Connection interface {
 	// Close gives up a connection that was not joined.
 	Close() error
 }
+
+// Namer is an optional part of a Session: it says whose port is forwarded, for the
+// texts that a strict Handler copies from kubelet.
+type Namer interface {
+	Pod() (name, uid string)
+}

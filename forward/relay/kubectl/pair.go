@@ -39,7 +39,7 @@ type pair struct {
 	conn              *streamConn
 	errEnded          bool // nothing more goes out on the error stream
 	dataAnswered      bool // SYN_REPLY has gone out on the data stream
-	dataEnded         bool // nothing more goes out on the data stream
+	dataEnded         bool // one side has reset the data stream
 }
 
 // offer is a stream that the client wants to open.
@@ -204,7 +204,7 @@ func (s *spdySession) forget(p *pair) {
 	if p.conn != nil {
 		s.remove(p.conn)
 	}
-	if s.leaving && len(s.pairs) == 0 {
+	if s.clientLeft && len(s.pairs) == 0 {
 		s.hangUp()
 	}
 }

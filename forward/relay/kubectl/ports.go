@@ -11,9 +11,14 @@ import (
 // the same one "port".
 const portsParam = "ports"
 
-// maxPorts is what one byte of channel number has room for, at two channels for
-// each port.
-const maxPorts = 128
+const (
+	// maxPorts is what a byte of channel number has room for, at two channels for
+	// each port. Channel 255 is kept free upstream.
+	maxPorts = 127
+	// maxBase64Ports is the same for a channel number that is a character from '0'
+	// on and must remain one of ASCII.
+	maxBase64Ports = 39
+)
 
 // ParsePorts returns the ports that a query asks for: ports=80, repeated or with
 // several separated by commas. Without the parameter it returns none and no error,
@@ -40,4 +45,19 @@ func ParsePorts(query url.Values) ([]uint16, error) {
 		}
 	}
 	return ports, nil
+}
+
+// checkPorts checks what a native WebSocket protocol needs.
+func checkPorts(ports []uint16, base64 bool) error {
+	limit := maxPorts
+	if base64 {
+		limit = maxBase64Ports
+	}
+	switch {
+	case len(ports) == 0:
+		return fmt.Errorf("query parameter %q is required", portsParam)
+	case len(ports) > limit:
+		return fmt.Errorf("query parameter %q names %d ports, at most %d go into one WebSocket", portsParam, len(ports), limit)
+	}
+	return nil
 }

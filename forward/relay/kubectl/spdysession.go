@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 )
 
 // spdySession is SPDY/3.1 as far as port-forward needs it: streams that the client
@@ -24,11 +23,12 @@ type spdySession struct {
 
 	frame []byte // one control frame, reused
 
-	mu      sync.Mutex
-	pairs   map[string]*pair
-	streams map[uint32]half
-	last    uint32 // the highest stream the client has opened
-	leaving bool   // no stream is opened any more
+	mu         sync.Mutex
+	pairs      map[string]*pair
+	streams    map[uint32]half
+	last       uint32 // the highest stream the client has opened
+	leaving    bool   // no stream is opened any more
+	clientLeft bool   // and it was the client who said so
 }
 
 // half is one stream of a pair.
@@ -176,11 +176,17 @@ func (s *spdySession) readControl(h head) error {
 func (s *spdySession) goAway() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leaving = true
+	s.leaving, s.clientLeft = true, true
 	if len(s.pairs) == 0 {
 		return io.EOF
 	}
 	return nil
+}
+
+// hangUp ends a session whose client opens nothing more and has nothing left.
+func (s *spdySession) hangUp() {
+	s.finish(closeNormal)
+	s.linger()
 }
 
 // sendPing is called by the watcher alone.
@@ -217,7 +223,7 @@ func (s *spdySession) finish(code uint16) {
 }
 
 // verdict answers what ended the reading.
-func (s *spdySession) verdict(err error) {
+func (s *spdySession) verdict(err error) bool {
 	var (
 		wrong   *spdyError
 		wrongWS *wsError
@@ -237,9 +243,7 @@ func (s *spdySession) verdict(err error) {
 	case errors.Is(err, io.EOF), errors.As(err, &closed):
 		s.out.finish(nil) // a close frame has been answered
 	default:
-		s.out.fail(errLost)
+		return false
 	}
+	return true
 }
-
-// born is when the client began to wait for an answer.
-type born struct{ time.Time }

@@ -72,7 +72,9 @@ func (e *wsError) Error() string { return "websocket: " + e.text }
 // than with closeNormal.
 type wsClosed struct{ code uint16 }
 
-func (e *wsClosed) Error() string { return fmt.Sprintf("websocket: client closed with code %d", e.code) }
+func (e *wsClosed) Error() string {
+	return fmt.Sprintf("websocket: client closed with code %d", e.code)
+}
 
 // wsReader takes messages out of the frames of a client. It answers pings and
 // close frames.
@@ -84,8 +86,8 @@ type wsReader struct {
 	rest   uint64 // bytes of the frame not read yet
 	last   bool   // the frame is the last one of its message
 	mask   [4]byte
-	masked int    // bytes of the frame read, modulo 4
-	end    error  // what every further call returns
+	masked int   // bytes of the frame read, modulo 4
+	end    error // what every further call returns
 }
 
 // next goes to the next message and returns its opcode. The one before must have
