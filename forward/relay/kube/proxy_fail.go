@@ -25,12 +25,12 @@ func (p *proxy) failed(_ http.ResponseWriter, out *http.Request, err error) {
 	switch {
 	case errors.Is(err, errSwitched):
 		p.join(way)
-	case way.in.Context().Err() != nil:
-		panic(http.ErrAbortHandler) // nobody listens any more
 	case errors.Is(way.body.failed(), os.ErrDeadlineExceeded):
 		p.give(way, http.StatusRequestTimeout, "Timeout", "the request stopped in the middle")
 	case way.body.failed() != nil:
 		p.give(way, http.StatusBadRequest, "BadRequest", "the request broke off in the middle")
+	case way.in.Context().Err() != nil:
+		panic(http.ErrAbortHandler) // nobody listens any more
 	default:
 		p.unanswered(way, err)
 	}
