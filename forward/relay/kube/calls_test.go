@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -89,7 +88,7 @@ func status(w http.ResponseWriter, code int, reason, message string) {
 
 // What is no answer is never a denial, is asked once, and shows nobody an address.
 func TestWhatTheAPISays(t *testing.T) {
-	var target relay.Target = relay.Target{Namespace: "ns", Pod: "x", Port: 80}
+	target := relay.Target{Namespace: "ns", Pod: "x", Port: 80}
 	var away *httptest.Server
 	tests := map[string]struct {
 		answer http.HandlerFunc
@@ -113,19 +112,19 @@ func TestWhatTheAPISays(t *testing.T) {
 		}, stream.Unreachable, "status 307"},
 		"a page": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>log in here</html>") }, stream.Unreachable, "try again"},
 		"a lie": {func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, `{"kind":"Pod","apiVersion":"v1"}`)
+			say(w, `{"kind":"Pod","apiVersion":"v1"}`)
 		}, stream.Forbidden, "is forbidden"},
 		"nothing": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) }, stream.Unreachable, "try again"},
 		"half": {func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":tr`)
+			say(w, `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":tr`)
 		}, stream.Unreachable, "try again"},
 		"both": {func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, review(`{"allowed":true,"denied":true,"reason":"by rule"}`))
+			say(w, review(`{"allowed":true,"denied":true,"reason":"by rule"}`))
 		}, stream.Forbidden, `in the namespace "ns": by rule`},
 		"flood":      {func(w http.ResponseWriter, _ *http.Request) { flood(w) }, stream.Unreachable, "try again"},
 		"cut":        {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, stream.Unreachable, "try again"},
 		"a long no":  {func(w http.ResponseWriter, _ *http.Request) { status(w, 403, "Forbidden", strings.Repeat("n", 1<<20)) }, stream.Forbidden, "nnn"},
-		"yes at all": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, review(`{"allowed":true}`)) }, stream.OK, ""},
+		"yes at all": {func(w http.ResponseWriter, _ *http.Request) { say(w, review(`{"allowed":true}`)) }, stream.OK, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -155,13 +154,19 @@ func TestWhatTheAPISays(t *testing.T) {
 	}
 }
 
+// say answers in JSON.
+func say(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, text)
+}
+
 func review(status string) string {
 	return `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","metadata":{},"spec":{},"status":` + status + `}`
 }
 
 // flood answers with more than any answer has.
-func flood(w io.Writer) {
-	_, _ = io.WriteString(w, `{"kind":"SelfSubjectAccessReview","status":{"allowed":true,"reason":"`)
+func flood(w http.ResponseWriter) {
+	say(w, `{"kind":"SelfSubjectAccessReview","status":{"allowed":true,"reason":"`)
 	chunk := bytes.Repeat([]byte("x"), 1<<20)
 	for range maxAnswer>>20 + 1 {
 		if _, err := w.Write(chunk); err != nil {
@@ -216,7 +221,7 @@ func TestAPIServerIsAway(t *testing.T) {
 // The certificate must be for the name in the URL on whatever way it is reached,
 // and by what the file holds at that time.
 func TestWhichAPIServer(t *testing.T) {
-	l := newLiar(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, review(`{"allowed":true}`)) })
+	l := newLiar(t, func(w http.ResponseWriter, _ *http.Request) { say(w, review(`{"allowed":true}`)) })
 	good := l.ca(t)
 	var dialled atomic.Int32
 	tunnel := func(ctx context.Context) (net.Conn, error) {
@@ -308,7 +313,7 @@ func TestMetricsAreWritten(t *testing.T) {
 		`culvert_relay_kube_remembered{of="rights"} 0`,
 	} {
 		if !strings.Contains(b.String(), want) {
-			t.Errorf("not there: %s\n%s", want, fmt.Sprint(b.String()))
+			t.Errorf("not there: %s\n%s", want, b.String())
 		}
 	}
 }
