@@ -101,6 +101,28 @@ check-generate: $(GENERATORS) ## fail if the generated code is not what the .pro
 vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach
 	$(TOOLS)/govulncheck ./...
 
+# Images and chart are made in a module of their own, deploy/go.mod. The chart
+# says which version the images have.
+VERSION ?= $(shell sed -n 's/^appVersion: *"\(.*\)"/\1/p' deploy/chart/Chart.yaml)
+IMAGES  := -out ../bin/images -version $(VERSION) -revision '$(shell git rev-parse HEAD 2>/dev/null)'
+
+.PHONY: images
+images: ## container images into bin/images/: OCI layouts, and docker archives for each architecture; no engine needed
+	cd deploy && $(GO) run ./images $(IMAGES)
+
+.PHONY: chart
+chart: ## the Helm chart as a package into bin/
+	@mkdir -p bin
+	cd deploy && $(GO) run ./render -package ../bin
+
+.PHONY: install-yaml
+install-yaml: ## deploy/install.yaml from the chart
+	cd deploy && $(GO) run ./render -write install.yaml
+
+.PHONY: check-deploy
+check-deploy: $(TOOLS)/golangci-lint ## lint, render and compare: chart, install.yaml, images, docs/security.md
+	cd deploy && $(GO) mod tidy -diff && $(GO) vet ./... && $(TOOLS)/golangci-lint run ./... && $(GO) test -count=1 ./...
+
 .PHONY: runtime
 runtime: ## containerd and runc for the tests with real pods, into .cache/bin/
 	$(GO) build -C test/runtime -trimpath -tags seccomp -o $(RUNTIME)/ tool

@@ -55,7 +55,7 @@ func load(t *testing.T) *manifest.Chart {
 
 func render(t *testing.T, values map[string]any) ([]release.Manifest, string) {
 	t.Helper()
-	objects, notes, err := load(t).Render(manifest.Release{Values: values})
+	objects, notes, err := load(t).Render(t.Context(), manifest.Release{Values: values})
 	if err != nil {
 		t.Fatal(err)
 	}

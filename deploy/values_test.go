@@ -61,7 +61,7 @@ func TestRefusals(t *testing.T) {
 		{"host network of agents is no value", "{agent: {hostNetwork: true}}", "hostNetwork"},
 		{"privileged agents are no value", "{agent: {securityContext: {privileged: true}}}", "securityContext"},
 	} {
-		_, _, err := chart.Render(manifest.Release{Values: values(t, tt.values)})
+		_, _, err := chart.Render(t.Context(), manifest.Release{Values: values(t, tt.values)})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v\nwant %s", tt.name, err, tt.want)
 		}
@@ -97,7 +97,7 @@ func TestNoUnknownValues(t *testing.T) {
 		for _, key := range slices.Backward(path) {
 			bad = map[string]any{key: bad}
 		}
-		_, _, err := chart.Render(manifest.Release{Values: bad.(map[string]any)})
+		_, _, err := chart.Render(t.Context(), manifest.Release{Values: bad.(map[string]any)})
 		if known := slices.Contains(free(), name); known == (err != nil && strings.Contains(err.Error(), "misspelled")) {
 			t.Errorf("%q takes unknown names: %v", name, !known)
 		}

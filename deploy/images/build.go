@@ -54,7 +54,6 @@ func (b builder) program(ctx context.Context, name string, platform v1.Platform)
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, name)
-	//nolint:gosec // a build runs the compiler that its caller has
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace",
 		"-ldflags", "-s -w -X main.version="+b.version, "-o", file, "./cmd/"+name)
 	cmd.Dir = b.source
@@ -64,5 +63,5 @@ func (b builder) program(ctx context.Context, name string, platform v1.Platform)
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("build %s for %s: %w\n%s", name, platform.String(), err, out.Bytes())
 	}
-	return os.ReadFile(file) //nolint:gosec // the file that was just built
+	return os.ReadFile(file)
 }

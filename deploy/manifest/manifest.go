@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"path"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
 	"helm.sh/helm/v4/pkg/engine"
 	release "helm.sh/helm/v4/pkg/release/v1/util"
 	"sigs.k8s.io/yaml"
@@ -41,7 +43,7 @@ func Load(dir string) (*Chart, error) {
 
 // Render returns all objects in the order in which Helm applies them, each with
 // its comments, and the notes. Values are checked against the chart's schema.
-func (c *Chart) Render(r Release) (objects []release.Manifest, notes string, err error) {
+func (c *Chart) Render(ctx context.Context, r Release) (objects []release.Manifest, notes string, err error) {
 	if r.Name == "" {
 		r.Name = "culvert"
 	}
@@ -53,7 +55,7 @@ func (c *Chart) Render(r Release) (objects []release.Manifest, notes string, err
 	if err != nil {
 		return nil, "", fmt.Errorf("values: %w", err)
 	}
-	files, err := engine.Engine{Strict: true}.Render(c.chart, values)
+	files, err := engine.Engine{Strict: true}.RenderWithContext(ctx, c.chart, values)
 	if err != nil {
 		return nil, "", fmt.Errorf("render: %w", err)
 	}
@@ -97,6 +99,16 @@ func Static(head string, objects []release.Manifest) []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// Pack writes the chart as an archive into a directory that exists, and returns
+// its path.
+func (c *Chart) Pack(dir string) (string, error) {
+	archive, err := chartutil.Save(c.chart, dir)
+	if err != nil {
+		return "", fmt.Errorf("pack chart: %w", err)
+	}
+	return archive, nil
 }
 
 // Version returns the version of the images, without which a chart is not

@@ -1,7 +1,9 @@
-// Render writes install.yaml, which is the chart with values for kubectl apply.
+// Render writes install.yaml, which is the chart with values for kubectl apply, or
+// packs the chart.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,26 +31,37 @@ func main() {
 func run(args []string, stdout io.Writer) error {
 	fl := flag.NewFlagSet("render", flag.ContinueOnError)
 	dir := fl.String("chart", "chart", "directory of the chart")
-	file := fl.String("values", "install-values.yaml", "file of values")
+	over := fl.String("values", "install-values.yaml", "file of values")
+	file := fl.String("write", "", "file to write; default standard output")
+	pack := fl.String("package", "", "instead, pack the chart into this directory")
 	if err := fl.Parse(args); err != nil {
 		return err
-	}
-	text, err := os.ReadFile(*file)
-	if err != nil {
-		return err
-	}
-	values, err := manifest.ReadValues(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", *file, err)
 	}
 	chart, err := manifest.Load(*dir)
 	if err != nil {
 		return err
 	}
-	objects, _, err := chart.Render(manifest.Release{Values: values})
+	if *pack != "" {
+		archive, err := chart.Pack(*pack)
+		fmt.Fprintln(stdout, archive)
+		return err
+	}
+	text, err := os.ReadFile(*over)
 	if err != nil {
 		return err
 	}
-	_, err = stdout.Write(manifest.Static(head, objects))
+	values, err := manifest.ReadValues(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", *over, err)
+	}
+	objects, _, err := chart.Render(context.Background(), manifest.Release{Values: values})
+	if err != nil {
+		return err
+	}
+	text = manifest.Static(head, objects)
+	if *file != "" {
+		return os.WriteFile(*file, text, 0o644) //nolint:gosec // a file to be published
+	}
+	_, err = stdout.Write(text)
 	return err
 }
