@@ -4,15 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -46,7 +42,8 @@ type frontRig struct {
 	api   *httptest.Server
 	relay *httptest.Server
 	log   *lockedBuffer
-	ca    authorityInTests
+	ca    *authority
+	stop  func() // ends the context of all requests
 
 	mu   sync.Mutex
 	seen []*http.Request // by the API server, in order
@@ -61,7 +58,7 @@ type rigConfig struct {
 
 func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 	t.Helper()
-	r := &frontRig{t: t, log: &lockedBuffer{}, ca: newAuthorityInTests(t)}
+	r := &frontRig{t: t, log: &lockedBuffer{}, ca: newAuthority(t, "clients")}
 	r.api = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		r.mu.Lock()
 		r.seen = append(r.seen, q.Clone(t.Context()))
@@ -80,7 +77,7 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 	}
 	c := Config{
 		APIServer: r.api.URL, CAFile: caFile, TokenFile: tokenFile, Impersonate: true,
-		ClientCA: r.ca.pool, RequestHeaderCA: r.ca.pool, RequestHeaderNames: []string{"front-proxy"},
+		ClientCA: r.ca.pool(), RequestHeaderCA: r.ca.pool(), RequestHeaderNames: []string{"front-proxy"},
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if cfg.kube != nil {
@@ -91,7 +88,10 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 		t.Fatal(err)
 	}
 	r.front, _ = r.kube.Front(&dialerInTests{drain: make(chan struct{})}, kubectl.New(kubectl.Config{})).(*front)
+	base, stop := context.WithCancel(t.Context())
+	r.stop = stop
 	r.relay = httptest.NewUnstartedServer(r.front)
+	r.relay.Config.BaseContext = func(net.Listener) context.Context { return base }
 	r.relay.EnableHTTP2 = true
 	r.relay.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	r.relay.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13} //nolint:gosec // fewer versions, not more
@@ -101,6 +101,7 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 }
 
 func (r *frontRig) close() {
+	r.stop()
 	r.relay.CloseClientConnections()
 	r.relay.Close()
 	if err := r.kube.Close(); err != nil {
@@ -202,53 +203,11 @@ func (b *lockedBuffer) lines(what string) []string {
 	return slices.DeleteFunc(strings.Split(b.String(), "\n"), func(line string) bool { return !strings.Contains(line, what) })
 }
 
-// authorityInTests signs client certificates.
-type authorityInTests struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthorityInTests(t *testing.T) authorityInTests {
-	a := authorityInTests{t: t, pool: x509.NewCertPool()}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "clients"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.cert, a.key = a.sign(template)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authorityInTests) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-// client makes a certificate for a user.
-func (a *authorityInTests) client(name string, groups ...string) tls.Certificate {
-	cert, key := a.sign(&x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name, Organization: groups},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+// clientPair makes the certificate of a client, with its key.
+func clientPair(by *authority, name string, groups ...string) tls.Certificate {
+	cert, key := by.sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, by)
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
 }
 

@@ -88,7 +88,7 @@ func identityCases() []identityCase {
 // TestWhoGoesOut shows each kind of caller to the API server, with plain requests
 // and with upgrades, and what an attacker would put beside.
 func TestWhoGoesOut(t *testing.T) {
-	strangers := newAuthorityInTests(t)
+	strangers := newAuthority(t, "strangers")
 	for _, upgrade := range []bool{false, true} {
 		for _, tt := range identityCases() {
 			name := tt.name
@@ -101,9 +101,9 @@ func TestWhoGoesOut(t *testing.T) {
 				switch tt.cert {
 				case "":
 				case "stranger":
-					certs = append(certs, strangers.client("system:admin", "system:masters"))
+					certs = append(certs, clientPair(strangers, "system:admin", "system:masters"))
 				default:
-					certs = append(certs, rig.ca.client(tt.cert, "devs"))
+					certs = append(certs, clientPair(rig.ca, tt.cert, "devs"))
 				}
 				request := []string{"GET /api/v1/namespaces/n/pods/p/exec?command=x HTTP/1.1", "Host: relay"}
 				if upgrade {
@@ -143,7 +143,7 @@ func TestTrailersNameNobody(t *testing.T) {
 			t.Errorf("header %q, trailer %q", r.Header, r.Trailer)
 		}
 	}})
-	c := rig.dial(rig.ca.client("alice", "devs")).send("POST /api HTTP/1.1", "Host: relay", "Transfer-Encoding: chunked", "Trailer: Impersonate-User, Impersonate-Uid")
+	c := rig.dial(clientPair(rig.ca, "alice", "devs")).send("POST /api HTTP/1.1", "Host: relay", "Transfer-Encoding: chunked", "Trailer: Impersonate-User, Impersonate-Uid")
 	c.send("3\r\nabc\r\n0\r\nImpersonate-User: system:admin\r\nImpersonate-Uid: 1")
 	if res := c.response(); res.StatusCode != http.StatusOK {
 		t.Error(res.Status)

@@ -290,7 +290,7 @@ func TestAPIServerThatDoesNotAnswer(t *testing.T) {
 		api:  func(http.ResponseWriter, *http.Request) {},
 		kube: func(c *Config) { c.CAFile = filepath.Join(filepath.Dir(c.CAFile), "other") },
 	})
-	writeAuthority(t, other.kube.cfg.CAFile, newAuthorityInTests(t).cert)
+	writeAuthority(t, other.kube.cfg.CAFile, newAuthority(t, "strangers").cert)
 	for name, tt := range map[string]struct {
 		rig    *frontRig
 		status int
