@@ -1,0 +1,294 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/relay"
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+	"github.com/culvert-k8s/culvert/proto/stream"
+)
+
+const webPath = "/api/v1/namespaces/ns/pods/web/portforward"
+
+// bench is a front without a relay behind it: pods answer what the test wants.
+type bench struct {
+	*front
+	api   *answers
+	drain chan struct{}
+	let   []*session // that were let in
+	do    func(ctx context.Context, s *session)
+	calls []relay.Call
+	err   error // of a dial
+}
+
+func newBench(t *testing.T, cfg Config) *bench {
+	b := &bench{api: newAnswers(), drain: make(chan struct{})}
+	b.api.pods["ns/web"] = pod("web", "uid-1", "node1")
+	k := b.api.ask(t, cfg)
+	b.front = &front{
+		kube: k, draining: b.drain, proxy: newProxy(k),
+		dial: func(_ context.Context, c relay.Call) (kubectl.Connection, error) {
+			b.calls = append(b.calls, c)
+			return &podInTests{}, b.err
+		},
+		portforward: func(w http.ResponseWriter, r *http.Request, s kubectl.Session, _ []uint16) {
+			b.let = append(b.let, s.(*session))
+			if b.do != nil {
+				b.do(r.Context(), s.(*session))
+			}
+			w.WriteHeader(http.StatusOK)
+		},
+	}
+	return b
+}
+
+// podInTests is a pod's end that is joined until its context ends.
+type podInTests struct{}
+
+func (podInTests) Join(ctx context.Context, _ forward.Conn) error { <-ctx.Done(); return nil }
+func (podInTests) Close() error                                   { return nil }
+
+// ask serves one request of ann.
+func (b *bench) ask(t *testing.T, method, target string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
+	r.Header.Set("Authorization", "Bearer tok")
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ":")
+		if value = strings.TrimSpace(value); value == "" {
+			r.Header.Del(name)
+			continue
+		}
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w
+}
+
+func TestWhoIsLetIn(t *testing.T) {
+	tests := map[string]struct {
+		target  string // webPath if empty
+		headers []string
+		change  func(*bench)
+		code    int
+		reason  string
+		text    string
+	}{
+		"allowed":             {code: 200},
+		"allowed, with ports": {target: webPath + "?ports=80,443", code: 200},
+		"bad ports":           {target: webPath + "?ports=0", code: 400, reason: "BadRequest", text: "must be > 0"},
+		"denied": {
+			change: func(b *bench) {
+				b.api.rights = func(_ string, what *authorizationv1.ResourceAttributes) bool { return what.Verb != "create" }
+			},
+			code: 403, reason: "Forbidden",
+			text: `pods "web" is forbidden: User "ann" cannot create resource "pods/portforward" in API group "" in the namespace "ns"`,
+		},
+		"no credential":    {headers: []string{"Authorization:"}, code: 401, reason: "Unauthorized", text: "log in"},
+		"unknown token":    {headers: []string{"Authorization:", "Authorization: Bearer other"}, code: 401, reason: "Unauthorized", text: "log in"},
+		"unknown pod":      {target: "/api/v1/namespaces/ns/pods/other/portforward", code: 404, reason: "NotFound", text: `pods "other" not found`},
+		"no name of a pod": {target: "/api/v1/namespaces/ns/pods/Web_/portforward", code: 404, reason: "NotFound", text: `pods "Web_" not found`},
+		"pod that waits":   {change: phase(corev1.PodPending), code: 503, reason: "ServiceUnavailable", text: "Current status=Pending"},
+		"pod that is done": {change: phase(corev1.PodSucceeded), code: 409, reason: "Conflict", text: "Current status=Succeeded"},
+		"pod on its node's network": {
+			change: func(b *bench) { b.api.pods["ns/web"].Spec.HostNetwork = true },
+			code:   403, reason: "Forbidden", text: "--allow-host-network",
+		},
+		"API server away":    {change: func(b *bench) { b.api.away = true }, code: 503, reason: "ServiceUnavailable", text: "try again"},
+		"relay goes away":    {change: func(b *bench) { close(b.drain) }, code: 503, reason: "ServiceUnavailable", text: "try again"},
+		"odd path":           {target: "/api/v1/namespaces/ns/pods/web//portforward", code: 400, reason: "BadRequest", text: "slashes"},
+		"odd upgrade":        {headers: []string{"Connection: Upgrade", "Upgrade: h2c"}, code: 400, reason: "BadRequest", text: "h2c"},
+		"drops who it is":    {headers: []string{"Connection: Authorization"}, code: 400, reason: "BadRequest", text: "Connection names"},
+		"as somebody, alone": {headers: []string{"Authorization:", "Impersonate-User: root"}, code: 403, reason: "Forbidden", text: "--as"},
+	}
+	for name, tt := range tests {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(name+" "+method, func(t *testing.T) {
+				b := newBench(t, Config{})
+				defer b.kube.Close()
+				if tt.change != nil {
+					tt.change(b)
+				}
+				if tt.target == "" {
+					tt.target = webPath
+				}
+				w := b.ask(t, method, tt.target, tt.headers...)
+				if w.Code != tt.code || len(b.let) > 0 != (tt.code == 200) {
+					t.Errorf("%d, %d let in: %s", w.Code, len(b.let), w.Body)
+				}
+				if tt.code == 200 {
+					if n := b.api.count("selfsubjectaccessreviews"); n != 1 {
+						t.Errorf("asked %d times what ann may", n)
+					}
+					return
+				}
+				if message, reason := statusOf(t, w.Body.String()); !strings.Contains(message, tt.text) || reason != tt.reason {
+					t.Errorf("%s: %q", reason, message)
+				}
+			})
+		}
+	}
+}
+
+func phase(p corev1.PodPhase) func(*bench) {
+	return func(b *bench) { b.api.pods["ns/web"].Status.Phase = p }
+}
+
+func TestOtherMethodsAreNoPortForward(t *testing.T) {
+	b := newBench(t, Config{})
+	defer b.kube.Close()
+	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodHead, http.MethodOptions, http.MethodPatch} {
+		if w := b.ask(t, method, webPath); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, POST" || len(b.let) > 0 {
+			t.Errorf("%s: %d %q", method, w.Code, w.Header())
+		}
+	}
+}
+
+// Each connection of a session is asked for anew, for the caller that was let in.
+func TestEachConnectionIsAskedFor(t *testing.T) {
+	b := newBench(t, Config{})
+	defer b.kube.Close()
+	refused := &stream.Error{Code: stream.Forbidden, Text: "not any more"}
+	b.do = func(ctx context.Context, s *session) {
+		c, err := s.Dial(ctx, 80, kubectl.DoorSPDY)
+		if err != nil || c.Close() != nil || c.Close() != nil {
+			t.Error(err)
+		}
+		b.err = refused
+		if c, err := s.Dial(ctx, 443, kubectl.DoorV4); !errors.Is(err, refused) || c != nil {
+			t.Errorf("%v, %v", c, err)
+		}
+		if s.live != 0 {
+			t.Errorf("%d live connections", s.live)
+		}
+	}
+	b.ask(t, http.MethodPost, webPath)
+	if len(b.calls) != 2 {
+		t.Fatalf("%d calls", len(b.calls))
+	}
+	for i, want := range []relay.Call{
+		{From: "192.0.2.1:1234", Door: kubectl.DoorSPDY, Target: relay.Target{Namespace: "ns", Pod: "web", Port: 80}},
+		{From: "192.0.2.1:1234", Door: kubectl.DoorV4, Target: relay.Target{Namespace: "ns", Pod: "web", Port: 443}},
+	} {
+		got := b.calls[i]
+		if got.Who.Name != "ann" || got.From != want.From || got.Door != want.Door || got.Target != want.Target {
+			t.Errorf("call %d: %+v", i, got)
+		}
+	}
+}
+
+// A relay that goes away leaves connections their time and ends a session when it
+// has none left.
+func TestSessionsOfARelayThatLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{})
+		b.do = func(ctx context.Context, s *session) {
+			live, hangUp := context.WithCancel(ctx)
+			var joined sync.WaitGroup
+			c, err := s.Dial(ctx, 80, kubectl.DoorSPDY)
+			if err != nil {
+				t.Error(err)
+				hangUp()
+				return
+			}
+			joined.Go(func() { _ = c.Join(live, nil) })
+			close(b.drain)
+			synctest.Wait()
+			select {
+			case <-s.Over():
+				t.Error("over while a connection runs")
+			default:
+			}
+			hangUp()
+			joined.Wait()
+			<-s.Over()
+			if stream.CodeOf(s.Why()) != stream.GoingAway {
+				t.Error(s.Why())
+			}
+		}
+		b.ask(t, http.MethodPost, webPath)
+		if len(b.let) != 1 {
+			t.Error("not let in")
+		}
+		_ = b.kube.Close()
+	})
+}
+
+// A session ends when its pod is gone for good or the right to it is, and not
+// when it is idle.
+func TestSessionsThatMustEnd(t *testing.T) {
+	tests := map[string]struct {
+		change func(*bench)
+		within time.Duration
+		code   stream.Code
+	}{
+		"pod gone":       {func(b *bench) { delete(b.api.pods, "ns/web") }, time.Minute, stream.PodNotFound},
+		"pod done":       {phase(corev1.PodFailed), time.Minute, stream.NamespaceGone},
+		"access revoked": {func(b *bench) { b.api.rights = func(string, *authorizationv1.ResourceAttributes) bool { return false } }, time.Minute, stream.Forbidden},
+		"relay leaves":   {func(b *bench) { close(b.drain) }, 0, stream.GoingAway},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, Config{})
+				b.do = func(_ context.Context, s *session) {
+					time.Sleep(8 * time.Hour)
+					select {
+					case <-s.Over():
+						t.Error("over for no reason:", s.Why())
+						return
+					default:
+					}
+					b.api.set(func() { tt.change(b) })
+					began := time.Now()
+					<-s.Over()
+					if stream.CodeOf(s.Why()) != tt.code || time.Since(began) > tt.within {
+						t.Errorf("after %v: %v", time.Since(began), s.Why())
+					}
+				}
+				b.ask(t, http.MethodGet, webPath)
+				_ = b.kube.Close()
+			})
+		})
+	}
+}
+
+// Every code has its answer, and those that are not known yet have one too.
+func TestAnswersOfCodes(t *testing.T) {
+	want := map[stream.Code]int{
+		stream.NotListening: 503, stream.PodNotFound: 404, stream.WrongNode: 503, stream.NamespaceGone: 409, stream.Policy: 403,
+		stream.Unauthenticated: 401, stream.Forbidden: 403, stream.AgentOffline: 503, stream.Overloaded: 429, stream.Timeout: 504,
+		stream.Internal: 500, stream.Unsupported: 400, stream.Malformed: 400, stream.PodReset: 503, stream.Canceled: 503,
+		stream.GoingAway: 503, stream.Unreachable: 503, stream.NameTaken: 500, stream.Code(999): 500,
+	}
+	for code := stream.OK + 1; code.Known(); code++ {
+		if want[code] == 0 {
+			t.Errorf("%s: no answer is wanted", code)
+		}
+	}
+	for code, status := range want {
+		for _, text := range []string{"", "why"} {
+			w := httptest.NewRecorder()
+			refuse(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), &stream.Error{Code: code, Text: text})
+			message, reason := statusOf(t, w.Body.String())
+			if w.Code != status || reason == "" || message == "" || text != "" && code != stream.Internal && message != text {
+				t.Errorf("%s: %d %s %q", code, w.Code, reason, message)
+			}
+			if (w.Header().Get("Retry-After") != "") != (code == stream.Overloaded) {
+				t.Errorf("%s: %q", code, w.Header())
+			}
+		}
+	}
+}
