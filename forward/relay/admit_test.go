@@ -34,7 +34,7 @@ type house struct {
 func newHouse(t testing.TB, cfg Config) *house {
 	t.Helper()
 	h := &house{authority: newAuthority(t), t: t, log: &lines{}, done: make(chan struct{})}
-	cfg.TLS = h.serve()
+	cfg.TLS = h.serve(cfg.HTTP != nil)
 	if cfg.Auth == nil {
 		cfg.Auth = credentials()
 	}

@@ -44,7 +44,7 @@ func bareWay(b *testing.B) ends {
 		if err != nil {
 			b.Fatal(err)
 		}
-		sc := a.serve()
+		sc := a.serve(false)
 		dialled, accepted = tls.Client(c, a.dial(stream.ALPNClient)), tls.Server(s, sc)
 		var both sync.WaitGroup
 		both.Go(func() {

@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -414,8 +415,12 @@ func TestNoDialDuringTheDrain(t *testing.T) {
 
 // The pod's end of a link is a Conn like any other.
 func TestPodEnd(t *testing.T) {
-	r := newRig(t, Config{})
-	node, tun := r.node("node-a")
+	quick := tunnel.Config{Linger: 100 * time.Millisecond}
+	r := newRig(t, Config{Tunnel: quick})
+	node := r.connect(Identity{Role: RoleNode, Name: "node-a"}, quick)
+	node.peer.attends.Store(registered)
+	tun := newTunnelTo(node.near, &controlv1.Register{Node: "node-a", Instance: "i"})
+	r.s.nodes.add(tun)
 	r.report(tun, "shop/web=uid-1")
 	forwardtest.TestConn(t, func() (a, b forward.Conn, stop func(), err error) {
 		l, st := r.linked(node)

@@ -84,13 +84,13 @@ func (a *authority) dial(alpn string, certs ...tls.Certificate) *tls.Config {
 }
 
 // serve is the TLS of the relay, for nodes and users of this authority.
-func (a *authority) serve() *tls.Config {
+func (a *authority) serve(http bool) *tls.Config {
 	a.t.Helper()
 	own := a.issue(&x509.Certificate{DNSNames: []string{"relay"}})
 	pool := func() *x509.CertPool { return a.pool }
 	tc, err := identity.ServerTLS(identity.ServerConfig{
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &own, nil },
-		AgentCAs:       pool, ClientCAs: pool,
+		AgentCAs:       pool, ClientCAs: pool, HTTP: http, HTTPClientCAs: pool,
 	})
 	if err != nil {
 		a.t.Fatal(err)
