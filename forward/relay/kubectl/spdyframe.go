@@ -123,9 +123,10 @@ type replies struct{ begun bool }
 // that of SPDY/3, which is named by its Adler-32.
 const zlibBegin = "\x78\xbb\xe3\xc6\xa7\xc2"
 
-// A stored block that is not the last one: type 0, length 4, its complement, and
-// the number of headers.
-const emptyHeaders = "\x00\x04\x00\xfb\xff\x00\x00\x00\x00"
+// Stored blocks that are not the last one: type 0, length, its complement. The first
+// holds the number of headers, the second nothing: it is what a compressor writes to
+// flush, and Go's reader hands nothing out before it.
+const emptyHeaders = "\x00\x04\x00\xfb\xff\x00\x00\x00\x00" + "\x00\x00\x00\xff\xff"
 
 func (r *replies) append(b []byte, stream uint32) []byte {
 	n := 4 + len(emptyHeaders)
