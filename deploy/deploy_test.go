@@ -133,6 +133,9 @@ func TestKeptData(t *testing.T) {
 				t.Errorf("%s: %s has data or a type that wants some", name, key)
 			case kind == "ConfigMap" && auto && data["ca.crt"] != nil:
 				t.Errorf("%s: %s has the authority that the relay makes", name, key)
+			case kind == "ConfigMap" && strings.HasSuffix(key, "-relay-ca") && data["service"] == nil:
+				// Data that is in one manifest and not in the next is removed as a whole.
+				t.Errorf("%s: %s has no data that stays", name, key)
 			}
 		}
 	}

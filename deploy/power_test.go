@@ -176,7 +176,7 @@ func defaultPower() []string {
 		agentIs + `volume {"hostPath":{"path":"/run/netns","type":"DirectoryOrCreate"},"name":"netns"}`,
 		agentIs + `volume {"hostPath":{"path":"/run/containerd","type":"Directory"},"name":"containerd"}`,
 		agentIs + `volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"culvert-relay","expirationSeconds":3600,"path":"token"}}]}}`,
-		agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"culvert-relay-ca","optional":true},"name":"relay-ca"}`,
+		agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"culvert-relay-ca"},"name":"relay-ca"}`,
 
 		relayIs + `account culvert-relay automount=true`,
 		relayIs + `pod {"runAsGroup":65532,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`,
@@ -205,7 +205,7 @@ func changes() map[string]change {
 		"RoleBinding culvert-system/culvert-relay: Role culvert-relay to ServiceAccount culvert-system/culvert-relay",
 		"RoleBinding culvert-agent/culvert-relay: Role culvert-relay to ServiceAccount culvert-system/culvert-relay",
 	}
-	authority := agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"culvert-relay-ca","optional":true},"name":"relay-ca"}`
+	authority := agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"culvert-relay-ca"},"name":"relay-ca"}`
 	userRole := []string{
 		"ClusterRole culvert-forwarder: create pods/portforward",
 		"ClusterRole culvert-forwarder: get,list,watch pods,services",
@@ -238,7 +238,7 @@ func changes() map[string]change {
 			more: []string{
 				relayIs + `mount {"mountPath":"/etc/culvert/relay-tls","name":"relay-tls","readOnly":true}`,
 				relayIs + `volume {"name":"relay-tls","secret":{"secretName":"culvert-relay-tls"}}`,
-				agentIs + `volume {"configMap":{"items":[{"key":"roots.pem","path":"ca.crt"}],"name":"internal-roots","optional":true},"name":"relay-ca"}`,
+				agentIs + `volume {"configMap":{"items":[{"key":"roots.pem","path":"ca.crt"}],"name":"internal-roots"},"name":"relay-ca"}`,
 			},
 		},
 		"locked-down": {less: userRole},
@@ -261,7 +261,7 @@ func changes() map[string]change {
 				"ClusterRoleBinding culvert-relay: ClusterRole culvert-relay to ServiceAccount culvert-system/culvert-relay",
 			}, of(relayIs)),
 			more: []string{
-				agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"relay-authority","optional":true},"name":"relay-ca"}`,
+				agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"relay-authority"},"name":"relay-ca"}`,
 			},
 		},
 		"everything": everything(),
@@ -306,7 +306,7 @@ func everything() change {
 		agent+`account shared automount=false`,
 		agent+`pod {"runAsGroup":0,"runAsNonRoot":false,"runAsUser":0,"seLinuxOptions":{"type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`,
 		agent+`volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"tunnel-relay","expirationSeconds":600,"path":"token"}}]}}`,
-		agent+`volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"tunnel-relay-ca","optional":true},"name":"relay-ca"}`,
+		agent+`volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"tunnel-relay-ca"},"name":"relay-ca"}`,
 		relay+`account tunnel automount=true`,
 		relay+`pod {"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}}`,
 		relay+`mount {"mountPath":"/etc/extra","name":"extra"}`,
