@@ -4,9 +4,14 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-k8s/culvert/test/lab"
 )
 
 // tryTimeout bounds one behaviour on one way.
@@ -42,4 +47,106 @@ func compare(t *testing.T, title string, behaviours []behaviour, scenes []*scene
 		result.rows = append(result.rows, r)
 	}
 	return result
+}
+
+// compatibility fills docs/compatibility.md.
+func compatibility(t *testing.T, r *rig) {
+	scenes := r.scenes(t)
+	for _, part := range []struct {
+		title string
+		rows  []behaviour
+	}{
+		{"What Kubernetes' own tests look at", upstream()},
+		{"What they do not look at", gaps()},
+	} {
+		t.Log("\n" + compare(t, part.title, part.rows, scenes).markdown())
+	}
+}
+
+// scenes are all ways, with the pods.
+func (r *rig) scenes(t *testing.T) []*scene {
+	t.Helper()
+	var scenes []*scene
+	for _, w := range r.ways(t) {
+		scenes = append(scenes, &scene{way: w, pod: "pod/inner", open: "pod/outer", logs: r.podLog})
+	}
+	return scenes
+}
+
+// ways are both versions of kubectl on both paths, and culvert. Users have a
+// token; through the relay kubectl goes by a kubeconfig that culvert has written.
+func (r *rig) ways(t *testing.T) []way {
+	t.Helper()
+	direct := r.user(t, "dev")
+	through := r.through(t, direct)
+	on := r.Client.Namespace
+	kubectl := func(kubeconfig string) func(...string) lab.Command {
+		return func(args ...string) lab.Command { return r.KubectlCommand(kubeconfig, args...) }
+	}
+	old := func(kubeconfig string) func(...string) lab.Command {
+		return func(args ...string) lab.Command { return r.OldKubectlCommand(kubeconfig, args...) }
+	}
+	return []way{
+		{name: "kubectl 1.36", on: on, command: kubectl(direct)},
+		{name: "kubectl 1.36, Culvert", culvert: true, on: on, command: kubectl(through)},
+		{name: "kubectl 1.29", on: on, command: old(direct)},
+		{name: "kubectl 1.29, Culvert", culvert: true, on: on, command: old(through)},
+		{name: "culvert", culvert: true, native: true, on: on, command: func(args ...string) lab.Command {
+			return r.culvertCommand(direct, args...)
+		}},
+	}
+}
+
+// culvertCommand is a command line of culvert with a kubeconfig.
+func (r *rig) culvertCommand(kubeconfig string, args ...string) lab.Command {
+	command := r.KubectlCommand(kubeconfig, args...)
+	command.Path, command.Label = r.culvert, "culvert"
+	return command
+}
+
+// user makes an account that may forward and see pods everywhere, and returns a
+// kubeconfig with its token.
+func (r *rig) user(t *testing.T, name string) string {
+	t.Helper()
+	err := r.Apply(t.Context(), fmt.Sprintf(`
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: %[1]s, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: %[1]s}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: culvert-forwarder}
+subjects: [{kind: ServiceAccount, name: %[1]s, namespace: default}]
+`, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := r.Token(t.Context(), "default", name, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := r.TokenKubeconfig(name, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kubeconfig
+}
+
+// through has culvert write a kubeconfig whose current context leads through the
+// relay.
+func (r *rig) through(t *testing.T, direct string) string {
+	t.Helper()
+	text, err := os.ReadFile(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(r.dir, filepath.Base(direct)+"-culvert")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.Client.RunCommand(t.Context(), r.culvertCommand(file, "kubeconfig", "--use")); err != nil {
+		t.Fatalf("culvert kubeconfig: %v\n%s", err, out)
+	}
+	return file
 }
