@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
@@ -25,6 +28,40 @@ func culvertWay(b *testing.B) ends {
 	client := h.clientOf()
 	p := (&rig{t: b}).forward(client, node)
 	return ends{client: tunnel.NewConn(p.client), agent: tunnel.NewConn(p.agent)}
+}
+
+// httpWay is a connection that was upgraded at the HTTP door and joined with a
+// link: the way of kubectl, without its frames.
+func httpWay(b *testing.B) ends {
+	h := newHouse(b, Config{HTTP: func(s *Server) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := bob
+			l, err := s.Dial(r.Context(), c)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				_ = l.Close()
+				return
+			}
+			_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+			_ = rw.Flush()
+			_ = l.Join(r.Context(), forward.Pipe(conn, conn))
+		})
+	}})
+	node, _ := h.agentOf("node-a")
+	c := h.secure("http/1.1")
+	_ = c.SetDeadline(time.Time{})
+	write(b, c, []byte("GET / HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"))
+	agent, _ := node.accept()
+	answer(b, agent, stream.OK, "")
+	br := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		b.Fatalf("%v, %v", resp, err)
+	}
+	return ends{client: c, agent: tunnel.NewConn(agent)}
 }
 
 // bareWay is two TLS connections and io.Copy between them.
@@ -68,7 +105,7 @@ func bareWay(b *testing.B) ends {
 }
 
 func ways() map[string]func(*testing.B) ends {
-	return map[string]func(*testing.B) ends{"culvert": culvertWay, "bare": bareWay}
+	return map[string]func(*testing.B) ends{"culvert": culvertWay, "http": httpWay, "bare": bareWay}
 }
 
 // BenchmarkThroughput sends from the agent to the client: a download.
