@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -68,12 +69,7 @@ func (a *api) value(path, key string) string {
 func (a *api) saw(want string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, s := range a.seen {
-		if s == want {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(a.seen, want)
 }
 
 // start runs a relay at an API server, both until the test ends.
