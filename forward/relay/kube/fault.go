@@ -24,7 +24,11 @@ func fault(err error) error {
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		return fmt.Errorf("%w: %w", answered(err, status), err)
+		told := answered(err, status)
+		if told.Text == status.Status().Message {
+			return told
+		}
+		return fmt.Errorf("%w: %w", told, err)
 	}
 	if errors.Is(err, errNoCredential) || errors.Is(err, errNotTheAPI) || errors.Is(err, errNotTheRelays) {
 		return fmt.Errorf("%w: %w", &stream.Error{Code: stream.Internal}, err)
@@ -62,13 +66,4 @@ func clip(s string) string {
 		s = s[:maxMessage]
 	}
 	return s
-}
-
-// tells whether err is an answer and not the lack of one.
-func isAnswer(err error) bool {
-	switch stream.CodeOf(err) {
-	case stream.OK, stream.Unauthenticated, stream.Forbidden, stream.PodNotFound, stream.Policy:
-		return true
-	}
-	return false
 }
