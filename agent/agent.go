@@ -31,6 +31,8 @@ type Agent struct {
 	apis    atomic.Int64  // those of them to the API server
 	idle    chan struct{} // tells that running fell to none
 	tunnels atomic.Int64  // registered ones
+	keepers atomic.Int64  // addresses of relays that a tunnel is kept to
+	spare   atomic.Int64  // how many more there may be
 	leaving chan struct{} // closed when Run's context has ended
 	visits  visits
 
@@ -55,6 +57,7 @@ func New(cfg Config) (*Agent, error) {
 		leaving:  make(chan struct{}),
 		podsSeen: make(chan struct{}),
 	}
+	a.spare.Store(maxKeepers - int64(len(cfg.Relays)))
 	a.metrics = newMetrics(a)
 	return a, nil
 }
@@ -86,7 +89,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	pods := make(chan error, 1)
 	all.Go(func() { pods <- a.cfg.Pods.Run(hard) })
 	for _, relay := range a.cfg.Relays {
-		all.Go(func() { a.keep(ctx, hard, relay) })
+		all.Go(func() { a.follow(ctx, hard, relay) })
 	}
 	var err error
 	select {

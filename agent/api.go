@@ -77,7 +77,7 @@ func (u *uplink) accountAPI(open *stream.Open, stats forward.Stats, err error, b
 	code, reason := outcome(err)
 	u.agent.metrics.stream(err, stats)
 	u.agent.cfg.Log.Info("stream",
-		"id", open.ID.String(), "kind", open.Kind.String(), "user", open.User, "relay", u.relay, "node", u.agent.cfg.Node,
+		"id", open.ID.String(), "kind", open.Kind.String(), "user", open.User, "relay", u.relay, "addr", u.addr, "node", u.agent.cfg.Node,
 		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code, "reason", reason,
 		"duration", time.Since(began).Round(time.Microsecond).String())
 }

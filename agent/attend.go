@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +38,9 @@ type attendance = grpc.BidiStreamingClient[controlv1.AttendRequest, controlv1.At
 // uplink is one tunnel to a relay.
 type uplink struct {
 	agent     *Agent
-	relay     string
+	relay     string       // host:port as the agent was given it
+	addr      string       // host:port that was dialled
+	log       *slog.Logger // knows the relay and its address
 	sess      *tunnel.Session
 	control   *grpc.ClientConn
 	shown     Credential
@@ -67,9 +70,9 @@ func (u *uplink) serve(ctx, life context.Context, end context.CancelCauseFunc) {
 	_ = u.control.Close()
 	_ = u.sess.CloseWithError(cause)
 	if ctx.Err() == nil {
-		u.agent.cfg.Log.Warn("tunnel ended", "relay", u.relay, "err", cause)
+		u.log.Warn("tunnel ended", "err", cause)
 	} else {
-		u.agent.cfg.Log.Info("tunnel ended", "relay", u.relay, "err", cause)
+		u.log.Info("tunnel ended", "err", cause)
 	}
 }
 
@@ -98,7 +101,7 @@ func (u *uplink) attend(ctx, life context.Context) error {
 	}
 	u.agent.tunnels.Add(1)
 	defer u.agent.tunnels.Add(-1)
-	u.agent.cfg.Log.Info("tunnel up", "relay", u.relay, "relay_id", clip(reg.GetRelayId()), "relay_version", clip(reg.GetVersion()))
+	u.log.Info("tunnel up", "relay_id", clip(reg.GetRelayId()), "relay_version", clip(reg.GetVersion()))
 
 	heard := make(chan error, 1)
 	listening.Go(func() { heard <- u.listen(call) })
@@ -157,7 +160,7 @@ func (u *uplink) listen(call attendance) error {
 		}
 		if g := m.GetGoingAway(); g != nil {
 			u.once.Do(func() {
-				u.agent.cfg.Log.Info("relay is going away", "relay", u.relay, "reason", clip(g.GetReason()))
+				u.log.Info("relay is going away", "reason", clip(g.GetReason()))
 				close(u.replaced)
 			})
 		}
@@ -196,7 +199,7 @@ func (u *uplink) report(ctx context.Context, call attendance, wantPods bool, hea
 // the tunnel lasts. It looks from time to time, because the clock may be set.
 func (u *uplink) renew(ctx context.Context) {
 	a := u.agent
-	said := complaint{log: a.cfg.Log}
+	said := complaint{log: u.log}
 	registry := controlv1.NewRegistryClient(u.control)
 	for due := u.shown.RenewAt; !due.IsZero(); {
 		if wait := time.Until(due); wait > 0 {
@@ -212,11 +215,11 @@ func (u *uplink) renew(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, errSameToken):
-			a.cfg.Log.Debug("credential not renewed", "relay", u.relay, "err", err)
+			u.log.Debug("credential not renewed", "err", err)
 		case err != nil:
-			said.warn("credential not renewed", u.relay, err)
+			said.warn("credential not renewed", err)
 		case !next.IsZero():
-			a.cfg.Log.Info("credential renewed", "relay", u.relay, "renew_at", next)
+			u.log.Info("credential renewed", "renew_at", next)
 		}
 		if err != nil && next.IsZero() {
 			next = time.Now().Add(connect.UpperHalf(renewCheck))

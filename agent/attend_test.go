@@ -39,7 +39,7 @@ func TestRenewUnderTunnel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				u := &uplink{agent: a, relay: "r:1", shown: Credential{Renew: id.renew}}
+				u := &uplink{agent: a, relay: "r:1", log: a.cfg.Log, shown: Credential{Renew: id.renew}}
 				if tt.due != 0 {
 					u.shown.RenewAt = time.Now().Add(tt.due)
 				}

@@ -65,6 +65,7 @@ func (a *authority) server(t testing.TB) *tls.Certificate {
 		NotAfter:    time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:    []string{"relay.test"},
 	}, key.Public())
 	if err != nil {
 		t.Fatal(err)

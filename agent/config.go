@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -17,8 +20,15 @@ type Config struct {
 	// that knows the node by the credential refuses any other name.
 	Node string
 
-	// Relays are host:port. The agent keeps a tunnel to each.
+	// Relays are host:port, at most 128. The agent keeps a tunnel to each: to every
+	// address if the host is a name, up to 64 of them and 128 of all names, and
+	// follows what the name is resolved to. A relay that Proxy names a proxy for
+	// gets one tunnel, since the proxy resolves the name.
 	Relays []string
+
+	// Resolve returns the addresses of a name; ctx, which it must obey, bounds it
+	// to 5 s. nil: the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	// Identity proves the name to a relay.
 	Identity Identity
@@ -74,6 +84,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent needs the name of its node")
 	case len(c.Relays) == 0:
 		return c, errors.New("agent needs at least one relay")
+	case len(c.Relays) > maxKeepers:
+		return c, fmt.Errorf("%d relays are named, and %d is the most: give them one name", len(c.Relays), maxKeepers)
 	case c.Pods == nil || c.Dial == nil || c.Identity == nil:
 		return c, errors.New("agent needs a source of pods, a way to dial them and an identity")
 	}
@@ -91,6 +103,11 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxBackoff, 5*time.Second)
 	setDefault(&c.OpenTimeout, 5*time.Second)
 	setDefault(&c.DrainTimeout, 30*time.Second)
+	if c.Resolve == nil {
+		c.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

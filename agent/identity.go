@@ -30,16 +30,19 @@ type Credential struct {
 	// never; zero with an error: when the caller likes. ctx bounds it. It is not
 	// called twice at once. nil with a zero RenewAt only.
 	Renew func(ctx context.Context, registry controlv1.RegistryClient) (time.Time, error)
+	// Refused hears that the relay did not take this credential. nil: there is
+	// nobody to tell.
+	Refused func()
 }
 
-// Identity is how an agent proves its name. It may be used for several relays at
-// once.
+// Identity is how an agent proves its name. It may be used for several relays, and
+// for several addresses of one, at once.
 type Identity interface {
-	// For returns the credential for a relay. It may get it first, at the relay
-	// itself, over connections that dial makes; ctx bounds that.
+	// For returns the credential for a relay, which is host:port as the agent was
+	// given it, whichever address of that name is dialled. It may get the
+	// credential first, at the relay itself, over connections that dial makes; ctx
+	// bounds that.
 	For(ctx context.Context, relay string, dial func(Credential) *connect.Dialer) (Credential, error)
-	// Refused hears that the relay did not take the credential.
-	Refused(relay string)
 }
 
 // Trust says how a relay proves itself: exactly one of the two is set.
@@ -59,14 +62,11 @@ type Certificate struct {
 var _ Identity = (*Certificate)(nil)
 
 // For returns the certificate. It is never renewed: whoever made it makes the next
-// one, and the next tunnel shows that.
+// one, and the next tunnel shows that. If it is refused, they have to act too.
 func (c *Certificate) For(_ context.Context, relay string, _ func(Credential) *connect.Dialer) (Credential, error) {
 	tc, err := clientTLS(relay, c.Trust, identity.ClientConfig{CertFile: c.CertFile, KeyFile: c.KeyFile, Report: c.Report})
 	return Credential{TLS: tc}, err
 }
-
-// Refused does nothing: whoever made the certificate has to act.
-func (c *Certificate) Refused(string) {}
 
 // clientTLS completes cfg for a relay (host:port).
 func clientTLS(relay string, trust Trust, cfg identity.ClientConfig) (*tls.Config, error) {

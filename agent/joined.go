@@ -42,8 +42,9 @@ var _ Identity = (*Joined)(nil)
 
 // keeping goes with an identity, which relays of one authority share.
 type keeping struct {
-	turn    chan struct{} // held by whoever asks a relay for a certificate
-	refused atomic.Bool   // a relay did not take the certificate
+	turn       chan struct{} // held by whoever asks a relay for a certificate
+	generation int64         // of the certificate; whoever has the turn may touch it
+	refused    atomic.Int64  // the generation that a relay did not take
 }
 
 func (k *keeping) enter(ctx context.Context) error {
@@ -72,16 +73,28 @@ func (j *Joined) For(ctx context.Context, relay string, dial func(Credential) *c
 	if err != nil {
 		return Credential{}, err
 	}
-	refused := k.refused.Swap(false)
+	refused := k.refused.Swap(0) == k.generation
 	if s := id.Status(); s == identity.CertNone || s == identity.CertExpired || refused {
 		if err := j.join(ctx, relay, id, dial); err != nil {
 			return Credential{}, err
 		}
+		k.generation++
 	}
 	renew := func(ctx context.Context, registry controlv1.RegistryClient) (time.Time, error) {
 		return k.renew(ctx, id, registry)
 	}
-	return Credential{TLS: tc, RenewAt: id.RenewAt(), Renew: renew}, nil
+	return Credential{TLS: tc, RenewAt: id.RenewAt(), Renew: renew, Refused: j.refusal(k)}, nil
+}
+
+// refusal makes the attempt after a refusal join anew, if there is a token for
+// it. Several tunnels may be refused for one certificate: once the next one is
+// there, that is no reason any more.
+func (j *Joined) refusal(k *keeping) func() {
+	if j.Token == nil {
+		return nil
+	}
+	shown := k.generation
+	return func() { k.refused.Store(shown) }
 }
 
 // renew replaces the certificate. The key stays.
@@ -101,17 +114,8 @@ func (k *keeping) renew(ctx context.Context, id *identity.AgentIdentity, registr
 	if err := id.Save(answer.GetChain()); err != nil {
 		return time.Time{}, err
 	}
+	k.generation++
 	return id.RenewAt(), nil
-}
-
-// Refused makes the next attempt join anew, if there is a token for it.
-func (j *Joined) Refused(relay string) {
-	if j.Token == nil {
-		return
-	}
-	if _, k, err := j.open(relay); err == nil {
-		k.refused.Store(true)
-	}
 }
 
 // open returns the identity for a relay and what goes with it.
@@ -131,7 +135,7 @@ func (j *Joined) open(relay string) (*identity.AgentIdentity, *keeping, error) {
 		if j.kept == nil {
 			j.kept = make(map[*identity.AgentIdentity]*keeping)
 		}
-		k = &keeping{turn: make(chan struct{}, 1)}
+		k = &keeping{turn: make(chan struct{}, 1), generation: 1}
 		j.kept[id] = k
 	}
 	return id, k, nil
@@ -164,6 +168,8 @@ func (j *Joined) join(ctx context.Context, relay string, id *identity.AgentIdent
 	if err != nil {
 		return err
 	}
+	ctx, cancel := half(ctx)
+	defer cancel()
 	d := dial(Credential{TLS: tc, Hello: func() (*stream.Hello, error) { return hello, nil }})
 	switch err = ask(ctx, relay, d, id); {
 	case err == nil:
@@ -175,6 +181,16 @@ func (j *Joined) join(ctx context.Context, relay string, id *identity.AgentIdent
 		return fmt.Errorf("join %s as node %q: the relay does not take the join token: %w", relay, id.Node(), err)
 	}
 	return fmt.Errorf("join %s as node %q: %w", relay, id.Node(), err)
+}
+
+// half leaves the other half of the time to whoever waits for the turn: the next
+// address of a relay may be the one that answers.
+func half(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, limited := ctx.Deadline()
+	if !limited {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(end)/2)
 }
 
 // hello presents the join token.

@@ -14,6 +14,7 @@ type metrics struct {
 	set      *vm.Set
 	up, down *vm.Counter
 	failed   *vm.Counter
+	lookups  *vm.Counter // that failed
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -21,6 +22,8 @@ func newMetrics(a *Agent) *metrics {
 	m.up = m.set.NewCounter(`culvert_agent_payload_bytes_total{direction="up"}`)
 	m.down = m.set.NewCounter(`culvert_agent_payload_bytes_total{direction="down"}`)
 	m.failed = m.set.NewCounter(`culvert_agent_relay_dial_failures_total`)
+	m.lookups = m.set.NewCounter(`culvert_agent_relay_lookup_failures_total`)
+	m.set.NewGauge(`culvert_agent_relay_addresses`, func() float64 { return float64(a.keepers.Load()) })
 	m.set.NewGauge(`culvert_agent_streams`, func() float64 { return float64(a.running.Load()) })
 	m.set.NewGauge(`culvert_agent_api_streams`, func() float64 { return float64(a.apis.Load()) })
 	m.set.NewGauge(`culvert_agent_tunnels`, func() float64 { return float64(a.tunnels.Load()) })
@@ -44,6 +47,8 @@ func (m *metrics) stream(err error, stats forward.Stats) {
 }
 
 func (m *metrics) relayFailed() { m.failed.Inc() }
+
+func (m *metrics) lookupFailed() { m.lookups.Inc() }
 
 // WriteMetrics writes all metrics in the text format of Prometheus.
 func (a *Agent) WriteMetrics(w io.Writer) { a.metrics.set.WritePrometheus(w) }

@@ -25,7 +25,7 @@ func (u *uplink) stream(ctx context.Context, st *tunnel.Stream) {
 	case err != nil:
 		st.Refuse(err)
 		a.metrics.stream(err, forward.Stats{})
-		a.cfg.Log.Debug("stream without a request", "relay", u.relay, "err", err)
+		u.log.Debug("stream without a request", "err", err)
 	case open.Kind == stream.KindControl:
 		u.question(st)
 	case open.Kind == stream.KindForward:
@@ -52,7 +52,7 @@ func (u *uplink) question(st *tunnel.Stream) {
 	_ = st.SetDeadline(time.Time{})
 	q := &question{Stream: st, ended: sync.OnceFunc(func() { u.questions.Add(-1) })}
 	if err := u.agent.control.Deliver(q, u.relay); err != nil { // it has closed q
-		u.agent.cfg.Log.Debug("question refused", "relay", u.relay, "err", err)
+		u.log.Debug("question refused", "err", err)
 	}
 }
 
@@ -163,7 +163,7 @@ func (u *uplink) account(open *stream.Open, pod sandbox.Pod, stats forward.Stats
 	code, reason := outcome(err)
 	u.agent.metrics.stream(err, stats)
 	u.agent.cfg.Log.Info("stream",
-		"id", open.ID.String(), "user", open.User, "relay", u.relay, "node", u.agent.cfg.Node,
+		"id", open.ID.String(), "user", open.User, "relay", u.relay, "addr", u.addr, "node", u.agent.cfg.Node,
 		"pod", name, "uid", open.UID, "port", open.Port,
 		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code, "reason", reason,
 		"duration", time.Since(began).Round(time.Microsecond).String())

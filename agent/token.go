@@ -45,7 +45,8 @@ type Token struct {
 
 var _ Identity = (*Token)(nil)
 
-// For returns the token that the file holds now.
+// For returns the token that the file holds now. After a refusal only the kubelet
+// can bring another one, and the next attempt reads it.
 func (k *Token) For(_ context.Context, relay string, _ func(Credential) *connect.Dialer) (Credential, error) {
 	tc, err := clientTLS(relay, k.Trust, identity.ClientConfig{Report: k.Report})
 	if err != nil {
@@ -61,10 +62,6 @@ func (k *Token) For(_ context.Context, relay string, _ func(Credential) *connect
 	}
 	return Credential{TLS: tc, Hello: hello, RenewAt: lifeOf(token).due(time.Now()), Renew: s.renew}, nil
 }
-
-// Refused does nothing: only the kubelet can bring another token, and the next
-// attempt reads it.
-func (k *Token) Refused(string) {}
 
 // shownToken is the token that one tunnel shows.
 type shownToken struct {

@@ -20,9 +20,8 @@ import (
 
 // fixed is an Identity that answers with one error.
 type fixed struct {
-	err     error
-	asked   atomic.Int64
-	refused atomic.Int64
+	err   error
+	asked atomic.Int64
 }
 
 func (f *fixed) For(context.Context, string, func(Credential) *connect.Dialer) (Credential, error) {
@@ -38,8 +37,6 @@ func (f *fixed) renew(context.Context, controlv1.RegistryClient) (time.Time, err
 	return time.Now().Add(60 * 24 * time.Hour), nil
 }
 
-func (f *fixed) Refused(string) { f.refused.Add(1) }
-
 // TestKeepBacksOff lets every attempt fail for ten minutes: few attempts, and
 // fewer lines.
 func TestKeepBacksOff(t *testing.T) {
@@ -53,7 +50,7 @@ func TestKeepBacksOff(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		began := time.Now()
-		a.keep(ctx, t.Context(), "r:1")
+		a.newKeeper("r:1", "r:1").run(ctx, t.Context())
 		if d := time.Since(began); d != 10*time.Minute {
 			t.Errorf("kept for %v", d)
 		}

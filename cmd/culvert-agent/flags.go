@@ -48,7 +48,7 @@ type agentFlags struct {
 }
 
 func (f *agentFlags) register(fl *flag.FlagSet, env environment) {
-	fl.Var(&f.relays, "relay", "`host:port` of a relay; may be repeated, a tunnel is kept to each")
+	fl.Var(&f.relays, "relay", "`host:port` of a relay, may be repeated; a tunnel is kept to each, and to every address of a host that is a name")
 	fl.StringVar(&f.node, "node", env.nodeName, "name of this node; default $NODE_NAME, else the host name")
 	fl.StringVar(&f.stateDir, "state-dir", "", "`directory` of this agent's keys and certificates, if it joins; made if needed; default "+defaultStateDir)
 	fl.StringVar(&f.joinToken, "join-token-file", "", "`file` with the relay's join token, needed until there is a certificate")

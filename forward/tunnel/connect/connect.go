@@ -39,6 +39,12 @@ type Dialer struct {
 	// Proxy returns the HTTP proxy for a URL, or nil for none. nil: no proxy.
 	Proxy func(*url.URL) (*url.URL, error)
 
+	// Addr is where the relay is reached (host:port), for who has resolved its
+	// name: what Dial is given then is what the relay must prove to be, and no
+	// more. A proxy finds the relay by its name all the same. Empty: Dial connects
+	// to what it is given.
+	Addr string
+
 	// Tunnel sets the limits of the session.
 	Tunnel tunnel.Config
 }

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -16,8 +17,8 @@ import (
 // maxProxyAnswer bounds the header of a proxy's answer, in bytes.
 const maxProxyAnswer = 64 << 10
 
-// reach connects to a relay's address, directly or through the HTTP proxy that
-// Dialer.Proxy names for it.
+// reach connects to a relay, directly or through the HTTP proxy that Dialer.Proxy
+// names for it.
 func (d *Dialer) reach(ctx context.Context, relay string) (net.Conn, error) {
 	proxy, err := d.proxyFor(relay)
 	if err != nil {
@@ -25,7 +26,7 @@ func (d *Dialer) reach(ctx context.Context, relay string) (net.Conn, error) {
 	}
 	var nd net.Dialer
 	if proxy == nil {
-		conn, err := nd.DialContext(ctx, "tcp", relay)
+		conn, err := nd.DialContext(ctx, "tcp", cmp.Or(d.Addr, relay))
 		return conn, because(ctx, err)
 	}
 	conn, err := dialProxy(ctx, &nd, proxy)
