@@ -78,7 +78,7 @@ func (ns *nodes) offering(capability string) []*tunnelTo {
 			}
 		}
 	}
-	rand.Shuffle(len(ts), func(i, j int) { ts[i], ts[j] = ts[j], ts[i] })
+	rand.Shuffle(len(ts), func(i, j int) { ts[i], ts[j] = ts[j], ts[i] }) //nolint:gosec // to spread load, not to hide
 	slices.SortStableFunc(ts, func(a, b *tunnelTo) int {
 		return compareBool(a.leaving || a.supersede, b.leaving || b.supersede)
 	})

@@ -58,9 +58,11 @@ func httpWay(b *testing.B) ends {
 	agent, _ := node.accept()
 	answer(b, agent, stream.OK, "")
 	br := bufio.NewReader(c)
-	if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		b.Fatalf("%v, %v", resp, err)
 	}
+	_ = resp.Body.Close()
 	return ends{client: c, agent: tunnel.NewConn(agent)}
 }
 

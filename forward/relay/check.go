@@ -147,7 +147,7 @@ func ask(ctx context.Context, t *tunnelTo, uid string, port uint16) (*controlv1.
 	if err != nil {
 		return nil, err
 	}
-	defer cc.Close() //nolint:errcheck // it served one question
+	defer cc.Close()
 	out, err := controlv1.NewNodeClient(cc).Describe(ctx, &controlv1.DescribeRequest{Uid: uid, Port: uint32(port)})
 	if err == nil {
 		return out, nil

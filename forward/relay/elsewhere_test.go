@@ -124,7 +124,7 @@ func TestWrongPlaceIsTriedOnceMore(t *testing.T) {
 				t.Errorf("the second is asked for %+v", open)
 			}
 			var got []string
-			for range strings.Fields(tc.want) {
+			for range strings.FieldsSeq(tc.want) {
 				got = append(got, next(right))
 			}
 			if s := strings.Join(got, " "); s != tc.want {

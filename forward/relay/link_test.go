@@ -147,7 +147,7 @@ func readAll(c forward.Conn) ([]byte, error) {
 	for {
 		n, err := c.Read(buf)
 		out = append(out, buf[:n]...)
-		if err == io.EOF { //nolint:errorlint // bare by contract
+		if err == io.EOF {
 			return out, nil
 		}
 		if err != nil {
@@ -289,7 +289,7 @@ func TestDialRefusals(t *testing.T) {
 				defer a.Close()
 			}
 			<-d.done
-			refusal, ok := d.err.(*stream.Error) //nolint:errorlint // by contract
+			refusal, ok := d.err.(*stream.Error)
 			if !ok || d.link != nil || refusal.Code != tc.code || !strings.Contains(refusal.Text, tc.text) || strings.Contains(refusal.Text, "secret") {
 				t.Fatalf("%v (%T), want %s", d.err, d.err, tc.code)
 			}

@@ -78,7 +78,7 @@ func (p *podEnd) Reset(cause error) error {
 
 // named gives an error its code.
 func (p *podEnd) named(err error) error {
-	if err == nil || err == io.EOF { //nolint:errorlint // bare by contract
+	if err == nil || err == io.EOF { // bare by contract
 		return err
 	}
 	if said := (*stream.Error)(nil); errors.As(err, &said) {
