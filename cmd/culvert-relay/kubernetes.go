@@ -136,7 +136,7 @@ func (p *parts) callerCertificates(f *kubeFlags, cfg *kube.Config) error {
 	var files []string
 	for _, one := range []struct {
 		file string
-		pool **x509.CertPool
+		pool *func() *x509.CertPool
 	}{{f.clientCA, &cfg.ClientCA}, {f.headerCA, &cfg.RequestHeaderCA}} {
 		if one.file == "" {
 			continue
@@ -145,7 +145,7 @@ func (p *parts) callerCertificates(f *kubeFlags, cfg *kube.Config) error {
 		if err != nil {
 			return err
 		}
-		*one.pool = cas.Pool()
+		*one.pool = cas.Pool
 		files = append(files, one.file)
 		if one.file == f.clientCA {
 			p.tls.ClientCAs = cas.Pool

@@ -240,7 +240,7 @@ func impersonation(t *testing.T, f *fixture) {
 	if err != nil || !ca.AppendCertsFromPEM(pem) {
 		t.Fatal(err)
 	}
-	k := f.kube(t, func(c *kube.Config) { c.Impersonate, c.ClientCA = true, ca })
+	k := f.kube(t, func(c *kube.Config) { c.Impersonate, c.ClientCA = true, func() *x509.CertPool { return ca } })
 	login := func(user string, groups ...string) relay.Identity {
 		t.Helper()
 		state := tls.ConnectionState{

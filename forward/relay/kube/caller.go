@@ -118,11 +118,15 @@ func unescapeKey(key string) string {
 	return key
 }
 
-// verify returns the first certificate of the chain if the pool's authorities
-// stand behind it now. That TLS has verified it is not enough: it may have been
-// for another authority, and a while ago.
-func verify(chain []*x509.Certificate, pool *x509.CertPool) *x509.Certificate {
-	if pool == nil || len(chain) == 0 || len(chain) > maxChain {
+// verify returns the first certificate of the chain if the authorities stand
+// behind it now. That TLS has verified it is not enough: it may have been for
+// another authority, and a while ago.
+func verify(chain []*x509.Certificate, cas func() *x509.CertPool) *x509.Certificate {
+	if cas == nil || len(chain) == 0 || len(chain) > maxChain {
+		return nil
+	}
+	pool := cas()
+	if pool == nil { // to crypto/x509 that means the authorities of the whole world
 		return nil
 	}
 	between := x509.NewCertPool()

@@ -26,7 +26,7 @@ func TestWhoSentARequest(t *testing.T) {
 		Subject: pkix.Name{CommonName: "ann"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, users)
 	full := Config{
-		Impersonate: true, ClientCA: users.pool(), RequestHeaderCA: fronts.pool(), RequestHeaderNames: []string{"proxy"},
+		Impersonate: true, ClientCA: users.pool, RequestHeaderCA: fronts.pool, RequestHeaderNames: []string{"proxy"},
 	}
 	remote := http.Header{
 		"X-Remote-User": {"bob"}, "X-Remote-Group": {"dev", "ops"}, "X-Remote-Uid": {"7"}, "X-Remote-Extra-Example.com%2fscope": {"a", "b"},
@@ -70,7 +70,10 @@ func TestWhoSentARequest(t *testing.T) {
 		"certificate by another":    {cfg: full, chain: []*x509.Certificate{below.client("ann"), below.cert}, lent: true, want: ann},
 		"certificate and token":     {cfg: full, chain: []*x509.Certificate{users.client("ann")}, sent: token, lent: true, want: ann},
 		"certificate, not allowed":  {chain: []*x509.Certificate{users.client("ann")}, sent: token, want: token},
-		"certificate, switched off": {cfg: Config{ClientCA: users.pool()}, chain: []*x509.Certificate{users.client("ann")}, want: http.Header{}},
+		"certificate, switched off": {cfg: Config{ClientCA: users.pool}, chain: []*x509.Certificate{users.client("ann")}, want: http.Header{}},
+		"certificate, no authority": {
+			cfg: Config{Impersonate: true, ClientCA: func() *x509.CertPool { return nil }}, chain: []*x509.Certificate{users.client("ann")}, want: http.Header{},
+		},
 		"certificate as somebody":   {cfg: full, chain: []*x509.Certificate{users.client("ann")}, sent: http.Header{"Impersonate-Group": {"system:masters"}}, code: stream.Forbidden},
 		"certificate of nobody":     {cfg: full, chain: []*x509.Certificate{users.client("")}, want: http.Header{}},
 		"certificate is over":       {cfg: full, chain: []*x509.Certificate{over}, sent: token, want: token},
@@ -126,7 +129,7 @@ func TestWhoSentARequest(t *testing.T) {
 // The certificate is looked at for every request: connections outlive it.
 func TestCertificateEndsWithTheSession(t *testing.T) {
 	users := newAuthority(t, "users")
-	k := newAnswers().ask(t, Config{Impersonate: true, ClientCA: users.pool()})
+	k := newAnswers().ask(t, Config{Impersonate: true, ClientCA: users.pool})
 	state := tls.ConnectionState{NegotiatedProtocol: stream.ALPNClient, PeerCertificates: []*x509.Certificate{users.client("ann", "dev")}}
 	who, err := k.Callers().Authenticate(t.Context(), state, &stream.Hello{Credential: stream.CredentialTLS})
 	if err != nil || who.Name != "ann" || who.Role != relay.RoleUser {

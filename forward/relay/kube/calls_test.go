@@ -271,7 +271,7 @@ func TestWhichAPIServer(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	pool := newAuthority(t, "any").pool()
+	pool := newAuthority(t, "any").pool
 	for name, cfg := range map[string]Config{
 		"no URL":                  {},
 		"in the clear":            {APIServer: "http://10.96.0.1"},

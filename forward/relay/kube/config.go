@@ -45,14 +45,15 @@ type Config struct {
 	// proved who he is to the relay, with the relay's own rights to do so.
 	Impersonate bool
 
-	// ClientCA are the authorities whose client certificates name a user, as
-	// kube-apiserver's --client-ca-file. Needs Impersonate. nil: none.
-	ClientCA *x509.CertPool
+	// ClientCA returns the authorities whose client certificates name a user, as
+	// kube-apiserver's --client-ca-file. Needs Impersonate. Asked for each
+	// certificate; nil, or the answer nil: none.
+	ClientCA func() *x509.CertPool
 
-	// RequestHeaderCA are the authorities of front proxies, which name users in
-	// X-Remote-User and its like. Needs Impersonate and RequestHeaderNames.
-	// nil: none.
-	RequestHeaderCA *x509.CertPool
+	// RequestHeaderCA returns the authorities of front proxies, which name users in
+	// X-Remote-User and its like; likewise. Needs Impersonate and
+	// RequestHeaderNames.
+	RequestHeaderCA func() *x509.CertPool
 
 	// RequestHeaderNames are the common names that a front proxy's certificate
 	// may have. An empty list lets nobody in, other than kube-apiserver's.

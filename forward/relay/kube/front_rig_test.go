@@ -77,7 +77,7 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 	}
 	c := Config{
 		APIServer: r.api.URL, CAFile: caFile, TokenFile: tokenFile, Impersonate: true,
-		ClientCA: r.ca.pool(), RequestHeaderCA: r.ca.pool(), RequestHeaderNames: []string{"front-proxy"},
+		ClientCA: r.ca.pool, RequestHeaderCA: r.ca.pool, RequestHeaderNames: []string{"front-proxy"},
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if cfg.kube != nil {

@@ -104,7 +104,7 @@ func TestWatchesAreFrugal(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		for i := range 1000 {
 			name := fmt.Sprintf("p%d", i/2)
-			a.pods["ns/"+name] = pod(name, "u", "node1")
+			a.set(func() { a.pods["ns/"+name] = pod(name, "u", "node1") })
 			k.Watch(ctx, user("tok"), relay.Target{Namespace: "ns", Pod: name})
 		}
 		time.Sleep(5 * time.Minute)
