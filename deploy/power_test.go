@@ -256,11 +256,17 @@ func changes() map[string]change {
 		"agents-only": {
 			less: slices.Concat(keeperless, userRole, []string{
 				authority,
+				agentIs + `mount {"mountPath":"/etc/culvert/token","name":"token","readOnly":true}`,
+				agentIs + `volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"culvert-relay","expirationSeconds":3600,"path":"token"}}]}}`,
 				"ServiceAccount culvert-system/culvert-relay automount=false",
 				"ClusterRole culvert-relay: create tokenreviews.authentication.k8s.io",
 				"ClusterRoleBinding culvert-relay: ClusterRole culvert-relay to ServiceAccount culvert-system/culvert-relay",
 			}, of(relayIs)),
 			more: []string{
+				agentIs + `mount {"mountPath":"/etc/culvert/join","name":"join","readOnly":true}`,
+				agentIs + `mount {"mountPath":"/var/lib/culvert-agent","name":"state"}`,
+				agentIs + `volume {"name":"join","secret":{"defaultMode":256,"secretName":"relay-join-token"}}`,
+				agentIs + `volume {"hostPath":{"path":"/var/lib/culvert-agent","type":"DirectoryOrCreate"},"name":"state"}`,
 				agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"relay-authority"},"name":"relay-ca"}`,
 			},
 		},

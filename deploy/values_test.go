@@ -42,7 +42,7 @@ func TestRefusals(t *testing.T) {
 		{"impersonation of nobody", "{relay: {impersonation: {enabled: true}}}", "whom should the relay believe?"},
 		{"impersonation not enabled", "{relay: {impersonation: {clientCA: {configMap: x}}}}", "need relay.impersonation.enabled=true"},
 		{"any front proxy", "{relay: {impersonation: {enabled: true, requestHeader: {configMap: x}}}}", "needs allowedNames"},
-		{"no way to the API server", "{relay: {kubeViaAgents: true}}", "needs agent.allowApiserver.enabled"},
+		{"join whom", "{agent: {join: {existingSecret: x}}}", "agent.join is for relays elsewhere"},
 		{"relay cut in its drain", "{relay: {terminationGracePeriodSeconds: 30}}", "preStopSeconds + drainSeconds (305)"},
 		{"agent cut in its drain", "{agent: {terminationGracePeriodSeconds: 30}}", "less than drainSeconds (60)"},
 		{"socket in /run", "{agent: {containerdSocket: /run/containerd.sock}}", "/run would be mounted from every node"},

@@ -68,9 +68,14 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- /* Where agents and clients inside of the cluster dial. */ -}}
+{{- /* Where clients inside of the cluster dial. */ -}}
 {{- define "culvert.relay.host" -}}
 {{- printf "%s.%s.svc" (include "culvert.relay.name" .) (include "culvert.relay.namespace" .) -}}
+{{- end -}}
+
+{{- /* The name of all relays, for agents: they keep a tunnel to every address of it. */ -}}
+{{- define "culvert.relay.agentsHost" -}}
+{{- printf "%s-agents.%s.svc" (include "culvert.relay.name" .) (include "culvert.relay.namespace" .) -}}
 {{- end -}}
 
 {{- /* host:port for clients outside, or nothing. */ -}}
@@ -88,7 +93,7 @@ imagePullSecrets:
 {{- /* All names of the relay's certificate, as a YAML list. */ -}}
 {{- define "culvert.relay.certificateNames" -}}
 {{- $host := include "culvert.relay.host" . -}}
-{{- $names := list $host (printf "%s.%s" $host .Values.clusterDomain) (trimSuffix ".svc" $host) (include "culvert.relay.name" .) -}}
+{{- $names := list $host (printf "%s.%s" $host .Values.clusterDomain) (trimSuffix ".svc" $host) (include "culvert.relay.name" .) (include "culvert.relay.agentsHost" .) -}}
 {{- with include "culvert.relay.externalHost" . -}}{{- $names = append $names . -}}{{- end -}}
 {{- concat $names .Values.relay.extraNames | uniq | toYaml -}}
 {{- end -}}
