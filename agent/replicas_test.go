@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
@@ -115,4 +117,68 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("%d sessions with the relay that is not behind the name any more, %d before", n, ever)
 	}
 	eventually(t, "the agent is ready", a.Ready)
+}
+
+// TestAbsoluteName ends the name with a dot, which saves a cluster's DNS the
+// search list. The certificate is for the name without.
+func TestAbsoluteName(t *testing.T) {
+	name := &replicas{}
+	one := name.relay(t, "127.0.0.1")
+	name.answer(one)
+	start(t, Config{Relays: []string{net.JoinHostPort("relay.test.", name.port)}, Identity: joiner(t, name.ca), Resolve: name.Resolve})
+	one.tunnel(t, 1)
+}
+
+// TestRefusedAtEveryAddress has several tunnels refused for one certificate: that
+// is a reason for one new one.
+func TestRefusedAtEveryAddress(t *testing.T) {
+	r := startRelay(t, &relay{})
+	j := joiner(t, r.ca)
+	var shown [3]Credential
+	for i := range shown {
+		var err error
+		if shown[i], err = askFor(t, j, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []int{2, 2, 2, 3} {
+		if i < len(shown) {
+			shown[i].Refused()
+		} else {
+			shown[0].Refused() // the new one
+		}
+		next, err := askFor(t, j, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, joined, _ := r.counts(); joined != want {
+			t.Errorf("refusal %d: joined %d times, want %d", i+1, joined, want)
+		}
+		if i == len(shown)-1 {
+			shown[0] = next
+		}
+	}
+}
+
+// TestHalf leaves time for the next address.
+func TestHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		whole, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		ctx, stop := half(whole)
+		defer stop()
+		began := time.Now()
+		<-ctx.Done()
+		if d := time.Since(began); d != 5*time.Second {
+			t.Errorf("half of 10s is %v", d)
+		}
+		free, stop := half(t.Context())
+		if _, limited := free.Deadline(); limited {
+			t.Error("half of for ever has an end")
+		}
+		stop()
+		if free.Err() == nil {
+			t.Error("not stopped")
+		}
+	})
 }

@@ -146,3 +146,30 @@ func TestNoProxyForThisRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestAddr reaches a relay at an address of its name. A proxy is asked by name all
+// the same, and finds the address itself.
+func TestAddr(t *testing.T) {
+	addr, tc := relay(t, welcome)
+	none := func(u *url.URL) (*url.URL, error) {
+		if u.Host != "relay.test:7443" {
+			return nil, fmt.Errorf("asked for %s", u)
+		}
+		return nil, nil
+	}
+	for _, proxy := range []func(*url.URL) (*url.URL, error){nil, none} {
+		d := &Dialer{TLS: tc, ALPN: stream.ALPNClient, Addr: addr, Proxy: proxy}
+		if err := dial(t, d, "relay.test:7443"); err != nil {
+			t.Error(err)
+		}
+	}
+	asked := make(chan *http.Request, 1)
+	proxy := listen(t, splice(addr, asked, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n") }))
+	d := &Dialer{TLS: tc, ALPN: stream.ALPNClient, Addr: "192.0.2.1:1", Proxy: through(proxy, nil)}
+	if err := dial(t, d, "relay.test:7443"); err != nil {
+		t.Fatal(err)
+	}
+	if req := <-asked; req.RequestURI != "relay.test:7443" {
+		t.Errorf("asked the proxy for %s", req.RequestURI)
+	}
+}
