@@ -26,7 +26,7 @@ func compare(t *testing.T, title string, behaviours []behaviour, scenes []*scene
 		result.columns = append(result.columns, s.name)
 	}
 	for _, b := range behaviours {
-		r := row{name: b.name, note: b.note, cells: make([]bool, len(scenes))}
+		r := row{name: b.name, note: b.note, cells: make([]cell, len(scenes))}
 		var running sync.WaitGroup
 		for i, s := range scenes {
 			running.Go(func() {
@@ -34,19 +34,31 @@ func compare(t *testing.T, title string, behaviours []behaviour, scenes []*scene
 				defer cancel()
 				began := time.Now()
 				err := b.try(ctx, s)
-				r.cells[i] = err == nil
 				t.Logf("%5.1f s  %s: %s: %v", time.Since(began).Seconds(), s.name, b.name, err)
-				if known := b.fails(s.way); known && err == nil {
-					t.Errorf("%s: %s: works, but is said not to", s.name, b.name)
-				} else if !known && err != nil {
-					t.Errorf("%s: %s: %v", s.name, b.name, err)
-				}
+				r.cells[i] = judge(t, s.name+": "+b.name, b.want(s.way), err)
 			})
 		}
 		running.Wait()
 		result.rows = append(result.rows, r)
 	}
 	return result
+}
+
+// judge compares what was seen with what is known.
+func judge(t *testing.T, what string, want verdict, err error) cell {
+	t.Helper()
+	switch {
+	case want == varies:
+		return cellVaries
+	case want == fails && err == nil:
+		t.Errorf("%s: works, but is said not to", what)
+	case want == works && err != nil:
+		t.Errorf("%s: %v", what, err)
+	}
+	if err != nil {
+		return cellNo
+	}
+	return cellYes
 }
 
 // compatibility fills docs/compatibility.md.
@@ -77,7 +89,7 @@ func (r *rig) scenes(t *testing.T) []*scene {
 // token; through the relay kubectl goes by a kubeconfig that culvert has written.
 func (r *rig) ways(t *testing.T) []way {
 	t.Helper()
-	direct := r.user(t, "dev")
+	direct := r.account(t, "dev", "culvert-forwarder")
 	through := r.through(t, direct)
 	on := r.Client.Namespace
 	kubectl := func(kubeconfig string) func(...string) lab.Command {
@@ -89,8 +101,8 @@ func (r *rig) ways(t *testing.T) []way {
 	return []way{
 		{name: "kubectl 1.36", on: on, command: kubectl(direct)},
 		{name: "kubectl 1.36, Culvert", culvert: true, on: on, command: kubectl(through)},
-		{name: "kubectl 1.29", on: on, command: old(direct)},
-		{name: "kubectl 1.29, Culvert", culvert: true, on: on, command: old(through)},
+		{name: "kubectl 1.29", old: true, on: on, command: old(direct)},
+		{name: "kubectl 1.29, Culvert", culvert: true, old: true, on: on, command: old(through)},
 		{name: "culvert", culvert: true, native: true, on: on, command: func(args ...string) lab.Command {
 			return r.culvertCommand(direct, args...)
 		}},
@@ -104,9 +116,9 @@ func (r *rig) culvertCommand(kubeconfig string, args ...string) lab.Command {
 	return command
 }
 
-// user makes an account that may forward and see pods everywhere, and returns a
-// kubeconfig with its token.
-func (r *rig) user(t *testing.T, name string) string {
+// account makes a service account that has a cluster role everywhere, and returns
+// a kubeconfig with its token.
+func (r *rig) account(t *testing.T, name, role string) string {
 	t.Helper()
 	err := r.Apply(t.Context(), fmt.Sprintf(`
 apiVersion: v1
@@ -116,9 +128,9 @@ metadata: {name: %[1]s, namespace: default}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: %[1]s}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: culvert-forwarder}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: %[2]s}
 subjects: [{kind: ServiceAccount, name: %[1]s, namespace: default}]
-`, name))
+`, name, role))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,9 @@ func TestEndToEnd(t *testing.T) {
 	}
 	r := install(t, c)
 	r.applyPods(t)
+	t.Run("rights", func(t *testing.T) { rights(t, r) })
+	t.Run("audit", func(t *testing.T) { audited(t, r) })
+	t.Run("everything else", func(t *testing.T) { passes(t, r) })
 	t.Run("compatibility", func(t *testing.T) { compatibility(t, r) })
 }
 

@@ -15,9 +15,18 @@ type table struct {
 	rows    []row
 }
 
+// cell is what was seen of a behaviour on a way.
+type cell string
+
+const (
+	cellYes    cell = "yes"
+	cellNo     cell = "**no**"
+	cellVaries cell = "not always"
+)
+
 type row struct {
 	name  string
-	cells []bool // one for each column
+	cells []cell // one for each column
 	note  string
 }
 
@@ -38,8 +47,8 @@ func (t *table) markdown() string {
 			fmt.Fprintf(&notes, "%d. %s\n", count, r.note)
 		}
 		fmt.Fprintf(&b, "| %s |", name)
-		for _, well := range r.cells {
-			fmt.Fprintf(&b, " %s |", map[bool]string{true: "yes", false: "**no**"}[well])
+		for _, c := range r.cells {
+			fmt.Fprintf(&b, " %s |", c)
 		}
 		b.WriteString("\n")
 	}

@@ -28,6 +28,7 @@ type way struct {
 	name    string // heads a column of the table
 	culvert bool   // the path is ours
 	native  bool   // and the program too
+	old     bool   // kubectl 1.29
 	on      *lab.Namespace
 	command func(args ...string) lab.Command
 }
@@ -127,8 +128,8 @@ func exchange(conn *net.TCPConn, text string, limit time.Duration) error {
 	return nil
 }
 
-// works claims that a new connection to the echo on the i-th port is served.
-func (f *forwarding) works(ctx context.Context, i int) error {
+// serves claims that a new connection to the echo on the i-th port is served.
+func (f *forwarding) serves(ctx context.Context, i int) error {
 	if !f.alive() {
 		return fmt.Errorf("it has ended: %s", said(f.Process))
 	}
