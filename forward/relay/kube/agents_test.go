@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -223,7 +224,7 @@ func TestStormOfAgents(t *testing.T) {
 						return
 					}
 					again.Add(1)
-					time.Sleep(10*time.Second + time.Duration(i)*time.Millisecond)
+					time.Sleep(5*time.Second + rand.N(30*time.Second))
 				}
 			})
 		}
