@@ -174,6 +174,24 @@ func TestServeInCluster(t *testing.T) {
 	}
 }
 
+// The API server is asked through agents only, if the relay is told so.
+func TestServeViaAgents(t *testing.T) {
+	a := &api{objects: map[string]map[string]any{}}
+	state := filepath.Join(t.TempDir(), "state")
+	log := start(t, a, "--state-dir="+state, "--advertise=relay.test", "--kube-via-agents")
+	addr := log.find(t, `relay listens" addr=(127\.0\.0\.1:\d+)`)
+	ca, err := os.ReadFile(filepath.Join(state, "ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	code, body := fetch(t, "https://"+addr+"/version", &tls.Config{RootCAs: pool, ServerName: "relay.test"}, "janes-token")
+	if code < 500 || !strings.Contains(body, `"Status"`) || len(a.seen) != 0 {
+		t.Errorf("%d %s, the API server saw %q", code, body, a.seen)
+	}
+}
+
 // A relay outside: agents join by token of its own, callers come from the cluster.
 func TestServeOutside(t *testing.T) {
 	a := &api{objects: map[string]map[string]any{}}

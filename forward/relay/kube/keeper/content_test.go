@@ -246,10 +246,10 @@ func TestAuthorityAtItsEnd(t *testing.T) {
 			writes++
 			data = apply(data, v)
 		}
-		if now.Before(epoch.Add(authority.Life - 10*day)) {
-			now = now.Add(day)
+		if now.Before(epoch.Add(authority.Life - 5*day)) {
+			now = now.Add(4 * day)
 		} else {
-			now = now.Add(10 * time.Minute)
+			now = now.Add(15 * time.Minute)
 		}
 	}
 	if writes < 10 || writes > 20 {

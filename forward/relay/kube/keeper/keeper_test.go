@@ -88,10 +88,10 @@ func TestBackOff(t *testing.T) {
 func TestRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()
-		daily := func(c *Config) { c.PollEvery = day }
-		a, _ := run(t, s, daily)
-		b, _ := run(t, s, daily)
-		time.Sleep(3 * day)
+		rarely := func(c *Config) { c.PollEvery = 5 * day }
+		a, _ := run(t, s, rarely)
+		b, _ := run(t, s, rarely)
+		time.Sleep(15 * day)
 		first := a.leaf(t, s)
 		time.Sleep(250 * day)
 		second := a.leaf(t, s)
@@ -101,9 +101,9 @@ func TestRenewal(t *testing.T) {
 		if _, writes := s.counts(); writes != 2 {
 			t.Errorf("%d writes", writes)
 		}
-		time.Sleep(3 * authority.ServingLife)
+		time.Sleep(2 * authority.ServingLife)
 		if !a.Ready() || !a.leaf(t, s).Equal(b.leaf(t, s)) {
-			t.Error("after three years")
+			t.Error("after two years")
 		}
 	})
 }
@@ -111,12 +111,12 @@ func TestRenewal(t *testing.T) {
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()
-		a, _ := run(t, s, nil)
-		b, _ := run(t, s, nil)
-		time.Sleep(settle)
+		a, _ := run(t, s, func(c *Config) { c.PollEvery = 30 * time.Minute })
+		b, _ := run(t, s, func(c *Config) { c.PollEvery = 30 * time.Minute })
+		time.Sleep(2 * time.Hour)
 		first, firstCA := a.leaf(t, s), parseCAs(t, s.published()[caCert])[0]
 		s.edit(func(data map[string][]byte) { delete(data, caKey) })
-		time.Sleep(settle)
+		time.Sleep(2 * time.Hour)
 		published := parseCAs(t, s.published()[caCert])
 		if len(published) != 2 || published[0].Equal(firstCA) || !published[1].Equal(firstCA) {
 			t.Fatalf("%d authorities are published", len(published))
@@ -134,7 +134,7 @@ func TestRotation(t *testing.T) {
 		}
 		// Everything anew, at once.
 		s.edit(func(data map[string][]byte) { clear(data) })
-		time.Sleep(settle)
+		time.Sleep(2 * time.Hour)
 		if cas := parseCAs(t, s.published()[caCert]); len(cas) != 1 || !b.leaf(t, s).Equal(a.leaf(t, s)) || a.leaf(t, s).Equal(second) {
 			t.Error("not made anew")
 		}
