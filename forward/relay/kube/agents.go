@@ -122,7 +122,9 @@ func (a *agents) RenewToken(ctx context.Context, who relay.Identity, token strin
 			Text: fmt.Sprintf("the next token is for node %q, the session is of node %q", next.Name, who.Name),
 		}
 	}
-	return next, c.over().Add(rand.N(c.expires.Sub(c.issued)/40 + 1)), nil
+	// Nodes of one rollout have tokens of one age, and should not come at once.
+	spread := c.expires.Sub(c.issued) / 40
+	return next, c.over().Add(spread - less(spread, 1)), nil
 }
 
 // Revalidate tells whether a node may still be here. Its token is reviewed again
@@ -214,8 +216,8 @@ func (a *agents) review(ctx context.Context, token string) (verdict, error) {
 		if code != stream.Overloaded && code != stream.Timeout && code != stream.Canceled {
 			code = stream.Unreachable
 		}
-		return verdict{}, fmt.Errorf("review token: %w: %v", //nolint:errorlint // the code of the cause is about the relay
-			&stream.Error{Code: code, Text: "the relay cannot have the token reviewed now; try again later"}, err)
+		return verdict{}, fmt.Errorf("review token: %w: %s",
+			&stream.Error{Code: code, Text: "the relay cannot have the token reviewed now; try again later"}, err.Error())
 	}
 	return a.conclude(&tr.Status), nil
 }
@@ -258,5 +260,5 @@ func (a *agents) refused(reason string) verdict {
 // less returns d or up to a part of it less, so that what began together does
 // not come back together.
 func less(d time.Duration, part int) time.Duration {
-	return d - rand.N(d/time.Duration(part)+1)
+	return d - rand.N(d/time.Duration(part)+1) //nolint:gosec // jitter, not a secret
 }

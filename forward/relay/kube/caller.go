@@ -22,7 +22,7 @@ const (
 
 	// bearerProtocol is how browsers send a token with a WebSocket, as
 	// kube-apiserver reads it: base64url without padding behind it.
-	bearerProtocol = "base64url.bearer.authorization.k8s.io."
+	bearerProtocol = "base64url.bearer.authorization.k8s.io." //nolint:gosec // the name of a protocol
 )
 
 // maxChain bounds the certificates that are looked at to verify one. They are

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"reflect"
 	"testing"
@@ -33,9 +34,7 @@ func TestWhoSentARequest(t *testing.T) {
 	}
 	with := func(more http.Header) http.Header {
 		h := remote.Clone()
-		for name, values := range more {
-			h[name] = values
-		}
+		maps.Copy(h, more)
 		return h
 	}
 	ann := http.Header{"Impersonate-User": {"ann"}}

@@ -104,7 +104,7 @@ func TestWhatTheAPISays(t *testing.T) {
 		"broken": {func(w http.ResponseWriter, _ *http.Request) { status(w, 500, "InternalError", "etcd is at 10.0.0.1") }, stream.Unreachable, "status 500"},
 		"starting": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "1")
-			http.Error(w, "no", 503)
+			http.Error(w, "no", http.StatusServiceUnavailable)
 		}, stream.Unreachable, "status 503"},
 		"late": {func(w http.ResponseWriter, _ *http.Request) { status(w, 504, "Timeout", "") }, stream.Timeout, "try again"},
 		"elsewhere": {func(w http.ResponseWriter, r *http.Request) {
@@ -114,7 +114,7 @@ func TestWhatTheAPISays(t *testing.T) {
 		"a lie": {func(w http.ResponseWriter, _ *http.Request) {
 			say(w, `{"kind":"Pod","apiVersion":"v1"}`)
 		}, stream.Forbidden, "is forbidden"},
-		"nothing": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) }, stream.Unreachable, "try again"},
+		"nothing": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }, stream.Unreachable, "try again"},
 		"half": {func(w http.ResponseWriter, _ *http.Request) {
 			say(w, `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":tr`)
 		}, stream.Unreachable, "try again"},

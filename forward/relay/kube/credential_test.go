@@ -211,7 +211,7 @@ func TestCredentialsDiffer(t *testing.T) {
 			t.Errorf("%s shows itself: %s", name, text)
 		}
 	}
-	if bearer("a", nil).key != bearer("a", nil).key {
+	if one, again := bearer("a", nil), bearer("a", nil); one.key != again.key {
 		t.Error("one credential is remembered as two")
 	}
 }
