@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -94,7 +95,7 @@ func newFrontRig(t *testing.T, cfg rigConfig) *frontRig {
 	r.relay.Config.BaseContext = func(net.Listener) context.Context { return base }
 	r.relay.EnableHTTP2 = true
 	r.relay.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
-	r.relay.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13} //nolint:gosec // fewer versions, not more
+	r.relay.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	r.relay.StartTLS()
 	t.Cleanup(r.close)
 	return r
@@ -141,7 +142,7 @@ func (r *frontRig) only() *http.Request {
 func (r *frontRig) dial(certs ...tls.Certificate) *rawClient {
 	r.t.Helper()
 	conn, err := tls.Dial("tcp", r.relay.Listener.Addr().String(), &tls.Config{
-		InsecureSkipVerify: true, NextProtos: []string{protoHTTP1}, Certificates: certs, //nolint:gosec // not what is tested
+		InsecureSkipVerify: true, NextProtos: []string{protoHTTP1}, Certificates: certs,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -169,15 +170,29 @@ func (c *rawClient) send(lines ...string) *rawClient {
 	return c
 }
 
+// reply is an answer whose body somebody else closes.
+type reply struct {
+	StatusCode      int
+	Status, Proto   string
+	ProtoMajor      int
+	Header, Trailer http.Header
+	Close           bool
+	Body            io.Reader
+}
+
+func replyOf(res *http.Response) *reply {
+	return &reply{res.StatusCode, res.Status, res.Proto, res.ProtoMajor, res.Header, res.Trailer, res.Close, res.Body}
+}
+
 // response reads an answer.
-func (c *rawClient) response() *http.Response {
+func (c *rawClient) response() *reply {
 	c.t.Helper()
 	res, err := http.ReadResponse(c.Reader, nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = res.Body.Close() })
-	return res
+	return replyOf(res)
 }
 
 // lockedBuffer is a log.

@@ -168,7 +168,7 @@ func (b *endingBody) Close() error {
 // check looks at an answer. A 101 to an upgrade never gets here.
 func (p *proxy) check(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return errNonsense("it switched protocols and was not asked to")
+		return nonsenseError("it switched protocols and was not asked to")
 	}
 	if passageOf(res.Request).protocol != "" {
 		// The client may have begun to speak the protocol it asked for. That must

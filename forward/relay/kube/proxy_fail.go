@@ -12,11 +12,11 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// errNonsense is an answer of the API server that must not be passed on.
-type errNonsense string
+// nonsenseError is an answer of the API server that must not be passed on.
+type nonsenseError string
 
 // Error says what is wrong with it.
-func (e errNonsense) Error() string { return "answer of the API server: " + string(e) }
+func (e nonsenseError) Error() string { return "answer of the API server: " + string(e) }
 
 // failed answers a request that the API server has not answered, or takes over
 // after a 101.

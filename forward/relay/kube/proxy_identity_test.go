@@ -3,6 +3,7 @@ package kube
 import (
 	"crypto/tls"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -34,9 +35,7 @@ var jane = map[string]string{"Authorization": "Bearer " + janesToken}
 // as adds to what everybody has.
 func as(base map[string]string, more ...string) map[string]string {
 	out := map[string]string{"X-Forwarded-For": "127.0.0.1"}
-	for name, value := range base {
-		out[name] = value
-	}
+	maps.Copy(out, base)
 	for pair := range slices.Chunk(more, 2) {
 		out[pair[0]] = pair[1]
 	}

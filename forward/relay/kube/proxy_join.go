@@ -25,7 +25,7 @@ func (p *proxy) join(way *passage) {
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || !strings.EqualFold(res.Header.Get("Upgrade"), way.protocol) {
 		_ = res.Body.Close()
-		p.unanswered(way, errNonsense(fmt.Sprintf("it switched to %.100q and was asked for %q", res.Header.Get("Upgrade"), way.protocol)))
+		p.unanswered(way, nonsenseError(fmt.Sprintf("it switched to %.100q and was asked for %q", res.Header.Get("Upgrade"), way.protocol)))
 		return
 	}
 	conn, rw, err := http.NewResponseController(way.rec).Hijack()

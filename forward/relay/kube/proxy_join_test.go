@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -210,41 +211,46 @@ func TestRefusedUpgradeIsTheEnd(t *testing.T) {
 	}
 }
 
-func TestUpgradeHasATimeLimitForItsAnswer(t *testing.T) {
-	silent := make(chan struct{})
-	rig := newFrontRig(t, rigConfig{api: func(_ http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done()
-		close(silent)
-	}})
-	rig.front.proxy.handshakeTime = 50 * time.Millisecond
-	res := rig.dial().send(execRequest()...).response()
-	body, _ := io.ReadAll(res.Body)
-	if message, _ := statusOf(t, string(body)); res.StatusCode != http.StatusGatewayTimeout || message == "" {
-		t.Errorf("%s %s", res.Status, body)
-	}
-	awaitEnd(t, "the request to the API server", silent)
-}
+// roundTrip is a transport that does as it is told.
+type roundTrip func(*http.Request) (*http.Response, error)
 
-// The answer to an upgrade that the API server refuses at length is passed on to
-// its end, and its client may leave before.
-func TestRefusedUpgradeStreams(t *testing.T) {
-	gone := make(chan struct{})
-	rig := newFrontRig(t, rigConfig{api: func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusOK)
-		_, _ = io.WriteString(w, "first")
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-		close(gone)
-	}})
-	rig.front.proxy.handshakeTime = 50 * time.Millisecond // over before the answer is
-	c := rig.dial().send(execRequest()...)
-	res := c.response()
-	first := make([]byte, 5)
-	if _, err := io.ReadFull(res.Body, first); err != nil || string(first) != "first" {
-		t.Errorf("%q, %v", first, err)
-	}
-	c.Close()
-	awaitEnd(t, "the request to the API server", gone)
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestUpgradeHasATimeLimitForItsAnswerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{})
+		defer b.kube.Close()
+		b.kube.upgrade = roundTrip(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		began := time.Now()
+		w := b.ask(t, http.MethodGet, "/api/v1/pods", "Connection: Upgrade", "Upgrade: websocket")
+		statusOf(t, w.Body.String())
+		if took := time.Since(began); w.Code != http.StatusGatewayTimeout || took != handshakeTime {
+			t.Errorf("%d after %v", w.Code, took)
+		}
+
+		body, later := io.Pipe()
+		ended := false
+		b.kube.upgrade = roundTrip(func(r *http.Request) (*http.Response, error) {
+			context.AfterFunc(r.Context(), func() { ended = true })
+			return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: body, Request: r}, nil
+		})
+		go func() {
+			defer later.Close()
+			time.Sleep(10 * handshakeTime)
+			if ended {
+				t.Error("an answer was cut off while it came")
+			}
+			_, _ = io.WriteString(later, "late")
+		}()
+		w = b.ask(t, http.MethodGet, "/api/v1/pods", "Connection: Upgrade", "Upgrade: websocket")
+		synctest.Wait()
+		if w.Code != http.StatusForbidden || w.Body.String() != "late" || !ended {
+			t.Errorf("%d %s, request ended: %t", w.Code, w.Body, ended)
+		}
+	})
 }
 
 // Through an agent: TLS is with the name in the URL, whatever carries it.
