@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/culvert-k8s/culvert/test/cluster"
 )
 
 // Ports of the pods that are tried.
@@ -39,9 +41,11 @@ const sourceSize = 64 << 20
 // scene is what a behaviour has to work with.
 type scene struct {
 	way
-	pod  string // pod/NAME with all ports on its localhost
-	open string // the same on 0.0.0.0
-	logs func(ctx context.Context, pod string) (string, error)
+	id      string // to tell what scenes make
+	cluster *cluster.Cluster
+	pod     string // pod/NAME with all ports on its localhost
+	open    string // the same on 0.0.0.0
+	logs    func(ctx context.Context, pod string) (string, error)
 }
 
 // behaviour is a row of the table.
@@ -300,7 +304,18 @@ func stalledPod(ctx context.Context, s *scene) error {
 	}
 	defer conn.Close()
 	_ = conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
+	witness, err := f.dial(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer witness.Close()
+	if err := exchange(witness, "before", patience); err != nil {
+		return err
+	}
 	_, _ = conn.Write(make([]byte, 16<<20)) // or as much as goes in
+	if err := exchange(witness, "after", time.Minute); err != nil {
+		return err
+	}
 	for began := time.Now(); ; {
 		if err := f.serves(ctx, 1); err == nil || time.Since(began) > time.Minute {
 			return err

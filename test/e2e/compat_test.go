@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -70,6 +71,7 @@ func compatibility(t *testing.T, r *rig) {
 	}{
 		{"What Kubernetes' own tests look at", upstream()},
 		{"What they do not look at", gaps()},
+		{"Pods that come and go", changes()},
 	} {
 		t.Log("\n" + compare(t, part.title, part.rows, scenes).markdown())
 	}
@@ -79,8 +81,8 @@ func compatibility(t *testing.T, r *rig) {
 func (r *rig) scenes(t *testing.T) []*scene {
 	t.Helper()
 	var scenes []*scene
-	for _, w := range r.ways(t) {
-		scenes = append(scenes, &scene{way: w, pod: "pod/inner", open: "pod/outer", logs: r.podLog})
+	for i, w := range r.ways(t) {
+		scenes = append(scenes, &scene{way: w, id: strconv.Itoa(i), cluster: r.Cluster, pod: "pod/inner", open: "pod/outer", logs: r.podLog})
 	}
 	return scenes
 }

@@ -18,10 +18,14 @@ func TestEndToEnd(t *testing.T) {
 	}
 	r := install(t, c)
 	r.applyPods(t)
+	t.Run("wire", func(t *testing.T) { wire(t, r) })
 	t.Run("rights", func(t *testing.T) { rights(t, r) })
 	t.Run("audit", func(t *testing.T) { audited(t, r) })
 	t.Run("everything else", func(t *testing.T) { passes(t, r) })
 	t.Run("compatibility", func(t *testing.T) { compatibility(t, r) })
+	t.Run("updates", func(t *testing.T) { updates(t, r) })
+	t.Run("private", func(t *testing.T) { private(t, r) })
+	t.Run("drained", func(t *testing.T) { drained(t, r) })
 }
 
 // pods are what the behaviours are tried with: one has all its ports on its
