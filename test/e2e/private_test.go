@@ -44,7 +44,7 @@ func private(t *testing.T, r *rig) {
 			"--relay", at, "--relay-ca", filepath.Join(state, "ca.crt"), "--join-token-file", filepath.Join(state, "join-token"),
 			"--state-dir", agentState, "--node", name, "--source", "containerd", "--health-listen", "",
 			"--allow-apiserver", "--apiserver", api + ":6443",
-		}}), `registered|tunnel`)
+		}}), `tunnel up`)
 	}
 	kubeconfig := r.byName(t, filepath.Join(state, "ca.crt"), at)
 	for _, args := range [][]string{
