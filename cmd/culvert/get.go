@@ -68,7 +68,6 @@ func (g *get) run(cmd *cobra.Command, args []string) error {
 	case "no", "node", "nodes":
 		show = g.nodes
 	case "po", "pod", "pods":
-		show = g.pods
 	case "stream", "streams":
 		show = g.streams
 	default:
@@ -77,18 +76,26 @@ func (g *get) run(cmd *cobra.Command, args []string) error {
 	if err := checkOutput(g.output); err != nil {
 		return err
 	}
+	if show == nil {
+		return g.pods(cmd.Context())
+	}
 	return g.connected(cmd.Context(), g.relay, show)
 }
 
 // connected runs f with a session and ends the session.
 func (a *app) connected(ctx context.Context, relay *relayFlags, f func(context.Context, *client.Client) error) error {
-	cfg, err := relay.config(a)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	way, err := a.access(ctx, relay)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	c := client.New(cfg)
+	return way.connected(ctx, f)
+}
+
+// connected runs f with a session and ends the session.
+func (w *access) connected(ctx context.Context, f func(context.Context, *client.Client) error) error {
+	c := client.New(w.client)
 	defer c.Close()
 	if err := c.Connect(ctx); err != nil {
 		return err
@@ -117,18 +124,52 @@ func (g *get) nodes(ctx context.Context, c *client.Client) error {
 	return show(g, items, t, "No resources found")
 }
 
-func (g *get) pods(ctx context.Context, c *client.Client) error {
-	namespace := g.relay.namespace
-	if g.all {
-		namespace = ""
-	}
-	list, err := c.Pods(ctx, namespace)
+// pods shows the pods that a target may name: those the relay knows, or in a
+// cluster those of the cluster.
+func (g *get) pods(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c, err := g.relay.cluster(g.app)
 	if err != nil {
 		return err
 	}
-	items := make([]pod, 0, len(list))
-	for _, p := range list {
-		items = append(items, podOf(p))
+	var items []pod
+	namespace := ""
+	if c != nil {
+		g.voice.advice.Cluster = true
+		namespace = g.scope(c.namespace)
+		items, err = c.pods(ctx, namespace)
+	} else {
+		var way *access
+		if way, err = g.relay.standalone(g.app); err != nil {
+			return err
+		}
+		namespace = g.scope(way.namespace)
+		err = way.connected(ctx, func(ctx context.Context, c *client.Client) error {
+			list, err := c.Pods(ctx, namespace)
+			for _, p := range list {
+				items = append(items, podOf(p))
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return g.showPods(namespace, items)
+}
+
+// scope is the namespace to look into, empty for all.
+func (g *get) scope(namespace string) string {
+	if g.all {
+		return ""
+	}
+	return namespace
+}
+
+func (g *get) showPods(namespace string, items []pod) error {
+	if items == nil {
+		items = []pod{}
 	}
 	slices.SortFunc(items, func(a, b pod) int {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+	corev1 "k8s.io/api/core/v1"
 
+	"github.com/culvert-k8s/culvert/forward/client/kube"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
 
@@ -105,4 +108,17 @@ func compareTimes(a, b *time.Time) int {
 		return 1
 	}
 	return a.Compare(*b)
+}
+
+// pods asks the API server for the pods of a namespace, of all if it is empty.
+func (c *cluster) pods(ctx context.Context, namespace string) ([]pod, error) {
+	var out []pod
+	err := kube.EachPod(ctx, c.api, namespace, func(p *corev1.Pod) {
+		created := p.CreationTimestamp.UTC().Truncate(time.Second)
+		out = append(out, pod{
+			Namespace: p.Namespace, Name: p.Name, UID: string(p.UID), Node: p.Spec.NodeName,
+			HostNetwork: p.Spec.HostNetwork, Created: &created,
+		})
+	})
+	return out, err
 }

@@ -44,6 +44,7 @@ type app struct {
 
 // run returns the exit code: 0 for success, 1 for everything else.
 func (a *app) run(ctx context.Context, args []string) int {
+	a.name, args, _ = completes(a.name, args)
 	root := a.rootCommand()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

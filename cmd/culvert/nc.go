@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,43 +35,49 @@ have ended, with exit code 0 only if both ended properly.`,
 		Example: fmt.Sprintf(ncExample, displayName(a.name)),
 		Args:    arguments(cobra.ExactArgs(2), "TYPE/NAME and one port are required for nc"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pod, err := podName(args[0])
+			what, err := parseRequest("", args)
 			if err != nil {
 				return err
 			}
-			port, err := client.ParsePort(args[1])
-			if err != nil {
-				return &usageError{err.Error()}
+			if strings.Contains(args[1], ":") {
+				return &usageError{fmt.Sprintf("port %q: nc takes no local port", args[1])}
 			}
-			cfg, err := relay.config(a)
+			dest, cfg, err := a.destination(cmd.Context(), relay, what)
 			if err != nil {
 				return err
 			}
 			a.ignore() // a reader that left is an error of ours to tell the pod
-			target := client.Target{Namespace: relay.namespace, Pod: pod, Port: port}
-			if err := a.nc(cmd.Context(), client.New(cfg), target); err != nil {
-				return &targetError{err, target}
+			if err := a.nc(cmd.Context(), client.New(cfg), dest); err != nil {
+				return &targetError{err, dest.target()}
 			}
 			return nil
 		},
-		ValidArgsFunction: a.completePods(relay),
+		ValidArgsFunction: a.completeTarget(relay, true),
 	}
 }
 
-func (a *app) nc(ctx context.Context, c *client.Client, target client.Target) error {
+func (a *app) nc(ctx context.Context, c *client.Client, dest destination) error {
 	defer c.Close()
 	if err := c.Connect(ctx); err != nil {
 		return err
 	}
-	answer, cancel := context.WithTimeout(ctx, answerTimeout)
-	pod, err := c.Dial(answer, target)
-	cancel()
+	pod, err := a.reach(ctx, c, dest)
 	if err != nil {
 		return err
 	}
 	var j forward.Joiner
 	_, err = j.Join(ctx, forward.Pipe(interruptible(a.in), a.out), pod, nil)
 	return err
+}
+
+// reach connects to the first port of a destination that is watched meanwhile.
+func (a *app) reach(ctx context.Context, c *client.Client, dest destination) (forward.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { dest.watch(ctx) })
+	return c.Dial(ctx, dest.route(0))
 }
 
 // interruptible makes a reader whose Read returns when it is closed, which a

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/net/http/httpproxy"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/klog/v2"
 
 	"github.com/culvert-k8s/culvert/forward/client"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
@@ -18,13 +23,13 @@ import (
 // defaultPort is where a relay listens unless told otherwise.
 const defaultPort = "7443"
 
-// relayFlags say which relay and as whom, for every command.
+// relayFlags say which relay, which cluster and as whom, for every command.
 type relayFlags struct {
-	relays    []string
-	ca, pin   string
-	token     string
-	cert, key string
-	namespace string
+	relays  []string
+	ca, pin string
+	token   string
+	kube    *genericclioptions.ConfigFlags
+	set     *pflag.FlagSet
 }
 
 func (f *relayFlags) register(root *cobra.Command) {
@@ -32,10 +37,86 @@ func (f *relayFlags) register(root *cobra.Command) {
 	p.StringSliceVar(&f.relays, "relay", nil, "relay to use, HOST[:PORT]; several are tried in random order")
 	p.StringVar(&f.ca, "relay-ca", "", "file with the certificate of the relay's authority")
 	p.StringVar(&f.pin, "relay-ca-pin", "", "pin of the relay's authority, sha256:HEX")
-	p.StringVar(&f.token, "token-file", "", "file with the client token")
-	p.StringVar(&f.cert, "client-certificate", "", "file with a client certificate, in place of a token")
-	p.StringVar(&f.key, "client-key", "", "file with the key of the client certificate")
-	p.StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the pod")
+	p.StringVar(&f.token, "token-file", "", "file with the client token of a relay without Kubernetes")
+	f.kube = genericclioptions.NewConfigFlags(true)
+	f.kube.AddFlags(p)
+	f.set = p
+	for name, text := range map[string]string{
+		"namespace":          "namespace of the pod; default is that of the kubeconfig's context, or default",
+		"client-certificate": "file with a client certificate to show to the API server and the relay, in place of a token",
+		"client-key":         "file with the key of the client certificate",
+		"token":              "bearer token to show to the API server and the relay",
+	} {
+		p.Lookup(name).Usage = text
+	}
+	levels := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(levels)
+	v := pflag.PFlagFromGoFlag(levels.Lookup("v"))
+	v.Usage = "log what is asked of the API server, from 6 on; 0 is silent"
+	p.AddFlag(v)
+}
+
+// clusterFlags are the flags that name a cluster, or who one is there.
+func clusterFlags() []string {
+	return []string{
+		"kubeconfig", "context", "cluster", "user", "server", "token", "as", "as-group", "as-uid", "as-user-extra",
+		"certificate-authority", "insecure-skip-tls-verify", "tls-server-name", "proxy-url",
+	}
+}
+
+// clusterFlag returns the first flag given that names a cluster.
+func (f *relayFlags) clusterFlag() string {
+	for _, name := range clusterFlags() {
+		if f.set.Changed(name) {
+			return "--" + name
+		}
+	}
+	return ""
+}
+
+// cert and key are the two flags that both ways of working have.
+func (f *relayFlags) cert() string { return *f.kube.CertFile }
+func (f *relayFlags) key() string  { return *f.kube.KeyFile }
+
+// access is a way to a relay.
+type access struct {
+	client    client.Config
+	namespace string
+	cluster   *cluster // nil for a relay without Kubernetes
+}
+
+// access decides between the two ways of working, as the help text says it.
+func (f *relayFlags) access(ctx context.Context, a *app) (*access, error) {
+	c, err := f.cluster(a)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return f.standalone(a)
+	}
+	if err := f.checkRelay(a.env); err != nil {
+		return nil, err
+	}
+	cfg, err := c.config(ctx, f, a)
+	if err != nil {
+		return nil, err
+	}
+	return &access{client: cfg, namespace: c.namespace, cluster: c}, nil
+}
+
+// cluster returns the cluster to work with, nil if there is none: the credential
+// given is for a relay without Kubernetes, or there is no kubeconfig.
+func (f *relayFlags) cluster(a *app) (*cluster, error) {
+	named := f.clusterFlag()
+	switch {
+	case f.token != "" && named != "":
+		return nil, &usageError{"--token-file is for a relay without Kubernetes and excludes " + named}
+	case f.token != "":
+		return nil, nil
+	case named == "" && (f.cert() != "" || a.env("CULVERT_TOKEN_FILE") != ""):
+		return nil, nil
+	}
+	return openCluster(f.kube, a, named != "")
 }
 
 // given reports whether a relay was named at all.
@@ -43,81 +124,101 @@ func (f *relayFlags) given(env func(string) string) bool {
 	return len(f.relays) > 0 || env("CULVERT_RELAY") != ""
 }
 
-// config turns flags and environment into the settings of a Client. A flag
+// standalone turns flags and environment into the settings of a Client. A flag
 // wins over the environment.
-func (f *relayFlags) config(a *app) (client.Config, error) {
+func (f *relayFlags) standalone(a *app) (*access, error) {
 	if err := f.fill(a.env); err != nil {
-		return client.Config{}, err
+		return nil, err
 	}
-	if err := client.CheckNamespace(f.namespace); err != nil {
-		return client.Config{}, err
+	namespace := *f.kube.Namespace
+	if !f.set.Changed("namespace") {
+		namespace = "default"
+	}
+	if err := client.CheckNamespace(namespace); err != nil {
+		return nil, err
 	}
 	cfg := client.Config{Proxy: proxyFrom(a.env)}
+	base := f.tls(a.voice)
+	base.CertFile, base.KeyFile = f.cert(), f.key()
+	base.SystemRoots = f.ca == "" && f.pin == ""
 	for _, s := range f.relays {
-		relay, err := f.relay(s, a.voice)
+		relay, err := relayAt(s, base)
 		if err != nil {
-			return client.Config{}, err
+			return nil, err
 		}
 		cfg.Relays = append(cfg.Relays, relay)
 	}
 	if f.token != "" {
 		if _, err := identity.LoadToken(f.token); err != nil {
-			return client.Config{}, &hintError{err, "the relay wrote the token to client-token in its state directory"}
+			return nil, &hintError{err, "the relay wrote the token to client-token in its state directory"}
 		}
 		cfg.Token = func() (string, error) { return identity.LoadToken(f.token) }
 	}
-	return cfg, nil
+	return &access{client: cfg, namespace: namespace}, nil
 }
 
-// fill takes from the environment what no flag gave, and refuses what does not
-// go together.
-func (f *relayFlags) fill(env func(string) string) error {
+// checkRelay takes the relay from the environment if no flag names one, and
+// refuses what does not go together.
+func (f *relayFlags) checkRelay(env func(string) string) error {
 	if f.ca != "" && f.pin != "" {
 		return &usageError{"--relay-ca and --relay-ca-pin exclude each other"}
 	}
-	if f.token != "" && f.cert != "" {
+	if f.token != "" && f.cert() != "" {
 		return &usageError{"--token-file and --client-certificate exclude each other"}
 	}
-	if (f.cert == "") != (f.key == "") {
+	if (f.cert() == "") != (f.key() == "") {
 		return &usageError{"--client-certificate and --client-key go together"}
 	}
 	if len(f.relays) == 0 {
 		f.relays = strings.FieldsFunc(env("CULVERT_RELAY"), func(r rune) bool { return r == ',' || r == ' ' })
 	}
-	if len(f.relays) == 0 {
-		return &hintError{errors.New("no relay given"), "name one with --relay HOST:PORT or in CULVERT_RELAY"}
-	}
-	if f.ca == "" && f.pin == "" {
+	if len(f.relays) > 0 && f.ca == "" && f.pin == "" {
 		// The pin says more: it stays good when the file is replaced.
 		if f.pin = env("CULVERT_RELAY_CA_PIN"); f.pin == "" {
 			f.ca = env("CULVERT_RELAY_CA")
 		}
 	}
-	if f.token == "" && f.cert == "" {
+	return nil
+}
+
+// fill is checkRelay for a relay without Kubernetes, which cannot be found.
+func (f *relayFlags) fill(env func(string) string) error {
+	if err := f.checkRelay(env); err != nil {
+		return err
+	}
+	if len(f.relays) == 0 {
+		return &hintError{errors.New("no relay given"), "name one with --relay HOST:PORT or in CULVERT_RELAY, or give a kubeconfig"}
+	}
+	if f.token == "" && f.cert() == "" {
 		f.token = env("CULVERT_TOKEN_FILE")
 	}
-	if f.token == "" && f.cert == "" {
-		return &hintError{errors.New("no credential given"), "give --token-file, CULVERT_TOKEN_FILE, or --client-certificate with --client-key"}
+	if f.token == "" && f.cert() == "" {
+		return &hintError{
+			errors.New("no credential given"),
+			"give --token-file, CULVERT_TOKEN_FILE, --client-certificate with --client-key, or a kubeconfig",
+		}
 	}
 	return nil
 }
 
-// relay makes the settings for one address.
-func (f *relayFlags) relay(addr string, v *voice) (client.Relay, error) {
+// tls returns what the flags say about how to know the relay.
+func (f *relayFlags) tls(v *voice) identity.ClientConfig {
+	return identity.ClientConfig{
+		ALPN: stream.ALPNClient, CAFile: f.ca, CAPin: f.pin,
+		Report: func(err error) { v.say("warning: %v", err) },
+	}
+}
+
+// relayAt makes the settings for one address. ServerName is set if it is empty.
+func relayAt(addr string, cfg identity.ClientConfig) (client.Relay, error) {
 	host, port, err := splitRelay(addr)
 	if err != nil {
 		return client.Relay{}, err
 	}
-	tc, err := identity.ClientTLS(identity.ClientConfig{
-		ServerName:  host,
-		ALPN:        stream.ALPNClient,
-		CAFile:      f.ca,
-		CAPin:       f.pin,
-		SystemRoots: f.ca == "" && f.pin == "",
-		CertFile:    f.cert,
-		KeyFile:     f.key,
-		Report:      func(err error) { v.say("warning: %v", err) },
-	})
+	if cfg.ServerName == "" {
+		cfg.ServerName = host
+	}
+	tc, err := identity.ClientTLS(cfg)
 	if err != nil {
 		return client.Relay{}, err
 	}

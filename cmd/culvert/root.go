@@ -1,15 +1,30 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 const rootLong = `Forward local ports to pods through a Culvert relay.
 
-The relay and the credential come from flags or from the environment:
+In a Kubernetes cluster culvert reads the kubeconfig as kubectl does and needs
+nothing else. The relay is that of --relay or CULVERT_RELAY; else the server of
+the kubeconfig's context, if '%[1]s kubeconfig' made it; else the one that the
+ConfigMap culvert-system/culvert-relay-ca names. The credential that the relay
+is shown is the one of the kubeconfig.
+
+A relay without Kubernetes takes the place of the cluster when there is
+  - --token-file, or
+  - --client-certificate or CULVERT_TOKEN_FILE, and no flag that names a cluster
+    or a user in it (such as --context or --token), or
+  - no kubeconfig.
+Then the relay and the credential come from flags or from the environment:
 
   CULVERT_RELAY         --relay
   CULVERT_RELAY_CA      --relay-ca
@@ -20,30 +35,69 @@ HTTPS_PROXY and NO_PROXY are honoured on the way to the relay.`
 
 func (a *app) rootCommand() *cobra.Command {
 	name := displayName(a.name)
+	a.voice.advice.Program = name
 	relay := new(relayFlags)
 	root := &cobra.Command{
 		Use:           "culvert",
 		Short:         "Forward local ports to pods through a relay",
-		Long:          rootLong,
+		Long:          fmt.Sprintf(rootLong, name),
 		Args:          cobra.NoArgs,
 		SilenceErrors: true, // fail prints them
 		SilenceUsage:  true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) { a.quiet(cmd) },
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.voice)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err.Error()} })
 	relay.register(root)
-	_ = root.RegisterFlagCompletionFunc("namespace", a.completeNamespaces(relay))
+	a.completeFlags(root, relay)
 	root.AddCommand(
 		a.portForwardCommand(relay),
 		a.ncCommand(relay),
 		a.getCommand(relay),
+		a.doctorCommand(relay),
+		a.kubeconfigCommand(relay),
 		a.versionCommand(relay),
 	)
+	root.InitDefaultCompletionCmd()
+	a.completionForKubectl(root)
 	return root
+}
+
+// access is the way to a relay that flags, environment and kubeconfig lead to.
+func (a *app) access(ctx context.Context, relay *relayFlags) (*access, error) {
+	way, err := relay.access(ctx, a)
+	a.voice.advice.Cluster = way != nil && way.cluster != nil
+	return way, err
+}
+
+// quiet keeps what client-go logs for itself, unless it was asked for.
+func (a *app) quiet(cmd *cobra.Command) {
+	klog.LogToStderr(false)
+	if v := cmd.Flag("v"); v != nil && v.Changed {
+		klog.SetOutput(a.voice)
+		return
+	}
+	klog.SetOutput(io.Discard)
+}
+
+// completer is the name that kubectl looks for when it completes the arguments of
+// the plugin kubectl-culvert.
+const completer = "kubectl_complete-"
+
+// completes tells whether the program was called to complete a plugin's arguments,
+// and returns those of the call that does.
+func completes(arg0 string, args []string) (string, []string, bool) {
+	base := strings.TrimSuffix(filepath.Base(arg0), ".exe")
+	plugin, ok := strings.CutPrefix(base, completer)
+	if !ok {
+		return arg0, args, false
+	}
+	return "kubectl-" + plugin, append([]string{cobra.ShellCompRequestCmd}, args...), true
 }
 
 // displayName is what the user types to get here: a plugin is called through

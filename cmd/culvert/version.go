@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-k8s/culvert/forward/client"
+	"github.com/culvert-k8s/culvert/forward/client/kube"
 )
 
 // build is what this program is made of. It is part of -o json.
@@ -62,9 +64,10 @@ func (a *app) versionCommand(relay *relayFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the versions of client and relay",
-		Long: `Show the version of the client, and of the relay if one is given.
+		Long: `Show the version of the client, and of the relay if there is one.
 
-Without a relay in flags or environment only the client's version is shown.`,
+Without a relay in flags, environment, kubeconfig or cluster only the client's
+version is shown.`,
 		Args: arguments(cobra.NoArgs, "version takes no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -72,7 +75,7 @@ Without a relay in flags or environment only the client's version is shown.`,
 			}
 			v := versions{Client: a.build}
 			var err error
-			if !clientOnly && relay.given(a.env) {
+			if !clientOnly {
 				v.Relay, err = a.askVersion(cmd.Context(), relay)
 			}
 			// The half that is known is shown even if the relay is away.
@@ -89,6 +92,9 @@ Without a relay in flags or environment only the client's version is shown.`,
 }
 
 func (a *app) askVersion(ctx context.Context, relay *relayFlags) (*relayVersion, error) {
+	if c, err := relay.cluster(a); err == nil && c == nil && !relay.given(a.env) {
+		return nil, nil // nothing was said about a relay
+	}
 	var v *relayVersion
 	err := a.connected(ctx, relay, func(ctx context.Context, c *client.Client) error {
 		about, err := c.About(ctx)
@@ -104,6 +110,9 @@ func (a *app) askVersion(ctx context.Context, relay *relayFlags) (*relayVersion,
 		}
 		return nil
 	})
+	if errors.Is(err, kube.ErrNoRelay) {
+		return nil, nil //nolint:nilerr // a cluster without one
+	}
 	return v, err
 }
 

@@ -7,6 +7,8 @@ package main
 //   - Standard error carries the rest, one line per message: "error: " when
 //     something failed for good, "warning: " when it goes on by itself, no
 //     prefix for plain news. After the prefix lower case, no full stop.
+//   - What the API server says is in kubectl's words and begins as there: "Error
+//     from server (REASON): ".
 //   - An error that ends the program is followed by one line "hint: ..." with
 //     what to do next, if that is known, or by where to find help if it was
 //     called in a wrong way.
@@ -23,18 +25,20 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-k8s/culvert/forward/client"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
-	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // voice writes whole lines to standard error, from any goroutine.
 type voice struct {
 	mu sync.Mutex
 	w  io.Writer
+	// advice words the hints. It is set before anything is done.
+	advice client.Advice
 }
 
 func (v *voice) Write(p []byte) (int, error) {
@@ -48,20 +52,33 @@ func (v *voice) say(format string, args ...any) {
 	_, _ = io.WriteString(v, line(format, args...))
 }
 
-// line makes one line, whatever an error brings along.
+// line makes one line that is safe for a terminal, whatever an error brings along.
 func line(format string, args ...any) string {
-	return strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ") + "\n"
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
+	return strings.Map(printable, text) + "\n"
+}
+
+// printable replaces what a terminal would obey rather than show.
+func printable(r rune) rune {
+	if r == '\t' || unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 // fail says why the program ends, and what to do next.
 func (v *voice) fail(cmd *cobra.Command, err error) {
-	v.say("error: %s", reason(err))
+	if text, known := serverReason(err, v.advice); known {
+		v.say("%s", text)
+	} else {
+		v.say("error: %s", reason(err))
+	}
 	var usage *usageError
 	if errors.As(err, &usage) || isUnknownCommand(err) {
 		v.say("See '%s -h' for help and examples", cmd.CommandPath())
 		return
 	}
-	if h := hint(err); h != "" {
+	if h := hint(err, v.advice); h != "" {
 		v.say("hint: %s", h)
 	}
 }
@@ -105,9 +122,9 @@ func reason(err error) string {
 }
 
 // hint returns what to do next about err, empty if that is not known.
-func hint(err error) string {
+func hint(err error, advice client.Advice) string {
 	var own *hintError
-	var remote *stream.Error
+	var noRelay *noRelayError
 	var verify *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
 	var alert *net.OpError
@@ -117,14 +134,19 @@ func hint(err error) string {
 		return ""
 	case errors.As(err, &own):
 		return own.hint
-	case errors.As(err, &remote):
+	case errors.As(err, &noRelay):
+		return noRelay.hint()
+	case isStream(err):
+		remote, _ := asStream(err)
 		var t client.Target
 		if about, ok := errors.AsType[*targetError](err); ok {
 			t = about.target
 		}
-		return (client.Advice{}).Hint(remote.Code, t)
+		return advice.Hint(remote.Code, t)
 	case errors.Is(err, client.ErrNeedsKubernetes):
-		return "name a pod; list them with: culvert get pods"
+		return "name a pod and a number, or give a kubeconfig; list the pods with: " + advice.Program + " get pods"
+	case isKube(err):
+		return kubeHint(err, advice)
 	case errors.As(err, &verify):
 		return "check --relay-ca or --relay-ca-pin, and that the relay's certificate names the host in --relay"
 	case errors.As(err, &noTLS), errors.Is(err, connect.ErrNotRelay):

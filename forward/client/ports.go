@@ -38,14 +38,6 @@ func (p PortSpec) String() string {
 	return strconv.Itoa(int(p.Remote))
 }
 
-// Ports returns the pair of numbers, with an error for a name.
-func (p PortSpec) Ports() (Ports, error) {
-	if p.Name != "" {
-		return Ports{}, fmt.Errorf("port %q: %w", p.Name, ErrNeedsKubernetes)
-	}
-	return Ports{Local: p.Local, Remote: p.Remote}, nil
-}
-
 // ParsePortSpec reads [LOCAL:]REMOTE as [ParsePorts] does, where REMOTE may be
 // the name of a port. A name alone listens on the number behind it.
 func ParsePortSpec(s string) (PortSpec, error) {

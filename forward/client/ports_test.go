@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"strings"
 	"testing"
 )
@@ -92,9 +91,6 @@ func TestParsePortSpec(t *testing.T) {
 		if (want == PortSpec{}) != (err != nil) || got != want {
 			t.Errorf("ParsePortSpec(%q) = %+v, %v, want %+v", in, got, err, want)
 		}
-	}
-	if _, err := (PortSpec{Name: "https"}).Ports(); !errors.Is(err, ErrNeedsKubernetes) {
-		t.Errorf("a name as number: %v", err)
 	}
 }
 
