@@ -183,6 +183,10 @@ run: deps ## a relay, an agent and a pod on this machine, for trying by hand
 cluster: ## a Kubernetes cluster on this machine, for trying by hand; needs runtime and cluster-binaries
 	@$(AS_ROOT) $(GO) run ./test/cluster/up
 
+.PHONY: e2e
+e2e: deps runtime cluster-binaries ## Culvert installed on such a cluster, and tried with two kubectls and culvert; writes docs/compatibility.md
+	@$(AS_ROOT) env CULVERT_TEST_CLUSTER=required $(GO) test -count=1 -timeout 30m ./test/e2e
+
 .PHONY: cluster-down
 cluster-down: ## end what make cluster started in another terminal
 	@$(AS_ROOT) $(GO) run ./test/cluster/up -down
