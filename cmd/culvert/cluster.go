@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 
-	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -31,15 +30,15 @@ type cluster struct {
 
 // openCluster reads kubeconfig and flags as kubectl does. It returns nil if there
 // is no kubeconfig and it was not asked for one.
-func openCluster(flags *genericclioptions.ConfigFlags, a *app, wanted bool) (*cluster, error) {
-	loader := flags.ToRawKubeConfigLoader()
+func openCluster(flags *kubeFlags, a *app, wanted bool) (*cluster, error) {
+	loader := flags.loader()
 	raw, err := loader.RawConfig()
 	if err != nil {
 		return nil, &hintError{fmt.Errorf("kubeconfig: %w", err), "check --kubeconfig and KUBECONFIG"}
 	}
 	c := &cluster{context: raw.CurrentContext, program: displayName(a.name)}
-	if *flags.Context != "" {
-		c.context = *flags.Context
+	if flags.override.CurrentContext != "" {
+		c.context = flags.override.CurrentContext
 	}
 	empty := clientcmdapi.IsConfigEmpty(&raw)
 	switch {
@@ -47,17 +46,15 @@ func openCluster(flags *genericclioptions.ConfigFlags, a *app, wanted bool) (*cl
 		if _, err := rest.InClusterConfig(); err != nil {
 			return nil, nil //nolint:nilerr // not in a pod either
 		}
-	case c.context == "" && *flags.APIServer == "" && *flags.ClusterName == "":
+	case c.context == "" && flags.override.ClusterInfo.Server == "" && flags.override.Context.Cluster == "":
 		return nil, &hintError{
 			errors.New("the kubeconfig has no current context"),
 			"choose one with --context, or for good with: kubectl config use-context NAME",
 		}
 	}
-	if c.rest, err = flags.ToRESTConfig(); err != nil {
+	if c.rest, err = flags.config(); err != nil {
 		return nil, &hintError{fmt.Errorf("kubeconfig: %w", err), "compare: kubectl config view"}
 	}
-	c.rest.UserAgent = rest.DefaultKubernetesUserAgent()
-	c.rest.WarningHandler = rest.NoWarnings{}
 	if c.namespace, _, err = loader.Namespace(); err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
@@ -72,12 +69,12 @@ func openCluster(flags *genericclioptions.ConfigFlags, a *app, wanted bool) (*cl
 }
 
 // entryOf returns the cluster entry in force, nil if a flag says another server.
-func entryOf(raw *clientcmdapi.Config, context string, flags *genericclioptions.ConfigFlags) *clientcmdapi.Cluster {
-	name := *flags.ClusterName
+func entryOf(raw *clientcmdapi.Config, context string, flags *kubeFlags) *clientcmdapi.Cluster {
+	name := flags.override.Context.Cluster
 	if ctx := raw.Contexts[context]; ctx != nil && name == "" {
 		name = ctx.Cluster
 	}
-	if *flags.APIServer != "" {
+	if flags.override.ClusterInfo.Server != "" {
 		return nil
 	}
 	return raw.Clusters[name]
@@ -218,6 +215,6 @@ func certificate(cred *kube.Credential, v *voice) *tls.Certificate {
 }
 
 // writable returns where changes to the kubeconfig go.
-func writable(flags *genericclioptions.ConfigFlags) clientcmd.ConfigAccess {
-	return flags.ToRawKubeConfigLoader().ConfigAccess()
+func writable(flags *kubeFlags) clientcmd.ConfigAccess {
+	return flags.loader().ConfigAccess()
 }

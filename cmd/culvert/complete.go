@@ -131,7 +131,7 @@ func (a *app) completeFlags(root *cobra.Command, relay *relayFlags) {
 		"user":    func(c *clientcmdapi.Config) []string { return slices.Sorted(maps.Keys(c.AuthInfos)) },
 	} {
 		_ = root.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-			raw, err := relay.kube.ToRawKubeConfigLoader().RawConfig()
+			raw, err := relay.kube.loader().RawConfig()
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}

@@ -72,11 +72,11 @@ func (k *addContext) run(cmd *cobra.Command, _ []string) error {
 	if k.relay.pin != "" {
 		return &usageError{"a kubeconfig has no pins: give --relay-ca"}
 	}
-	c, err := openCluster(k.relay.kube, k.app, true)
+	c, err := openCluster(&k.relay.kube, k.app, true)
 	if err != nil {
 		return err
 	}
-	access := writable(k.relay.kube)
+	access := writable(&k.relay.kube)
 	cfg, err := access.GetStartingConfig()
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
@@ -128,7 +128,7 @@ func (k *addContext) find(ctx context.Context, c *cluster) (kube.Relay, error) {
 	}
 	relay := kube.Relay{Addr: net.JoinHostPort(host, port), CA: c.relay.CA}
 	if k.relay.set.Changed("tls-server-name") {
-		relay.ServerName = *k.relay.kube.TLSServerName
+		relay.ServerName = k.relay.kube.override.ClusterInfo.TLSServerName
 	}
 	if k.relay.ca == "" {
 		return relay, nil

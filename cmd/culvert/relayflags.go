@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/net/http/httpproxy"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/klog/v2"
 
 	"github.com/culvert-k8s/culvert/forward/client"
@@ -28,7 +27,7 @@ type relayFlags struct {
 	relays  []string
 	ca, pin string
 	token   string
-	kube    *genericclioptions.ConfigFlags
+	kube    kubeFlags
 	set     *pflag.FlagSet
 }
 
@@ -38,17 +37,8 @@ func (f *relayFlags) register(root *cobra.Command) {
 	p.StringVar(&f.ca, "relay-ca", "", "file with the certificate of the relay's authority")
 	p.StringVar(&f.pin, "relay-ca-pin", "", "pin of the relay's authority, sha256:HEX")
 	p.StringVar(&f.token, "token-file", "", "file with the client token of a relay without Kubernetes")
-	f.kube = genericclioptions.NewConfigFlags(true)
-	f.kube.AddFlags(p)
+	f.kube.register(p)
 	f.set = p
-	for name, text := range map[string]string{
-		"namespace":          "namespace of the pod; default is that of the kubeconfig's context, or default",
-		"client-certificate": "file with a client certificate to show to the API server and the relay, in place of a token",
-		"client-key":         "file with the key of the client certificate",
-		"token":              "bearer token to show to the API server and the relay",
-	} {
-		p.Lookup(name).Usage = text
-	}
 	levels := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(levels)
 	v := pflag.PFlagFromGoFlag(levels.Lookup("v"))
@@ -75,8 +65,8 @@ func (f *relayFlags) clusterFlag() string {
 }
 
 // cert and key are the two flags that both ways of working have.
-func (f *relayFlags) cert() string { return *f.kube.CertFile }
-func (f *relayFlags) key() string  { return *f.kube.KeyFile }
+func (f *relayFlags) cert() string { return f.kube.override.AuthInfo.ClientCertificate }
+func (f *relayFlags) key() string  { return f.kube.override.AuthInfo.ClientKey }
 
 // access is a way to a relay.
 type access struct {
@@ -116,7 +106,7 @@ func (f *relayFlags) cluster(a *app) (*cluster, error) {
 	case named == "" && (f.cert() != "" || a.env("CULVERT_TOKEN_FILE") != ""):
 		return nil, nil
 	}
-	return openCluster(f.kube, a, named != "")
+	return openCluster(&f.kube, a, named != "")
 }
 
 // given reports whether a relay was named at all.
@@ -130,7 +120,7 @@ func (f *relayFlags) standalone(a *app) (*access, error) {
 	if err := f.fill(a.env); err != nil {
 		return nil, err
 	}
-	namespace := *f.kube.Namespace
+	namespace := f.kube.override.Context.Namespace
 	if !f.set.Changed("namespace") {
 		namespace = "default"
 	}
