@@ -244,7 +244,7 @@ func TestSessionsThatMustEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, Config{})
 				b.do = func(_ context.Context, s *session) {
-					time.Sleep(8 * time.Hour)
+					time.Sleep(10 * time.Minute)
 					select {
 					case <-s.Over():
 						t.Error("over for no reason:", s.Why())

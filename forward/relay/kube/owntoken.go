@@ -123,6 +123,10 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		_ = res.Body.Close() // a raw connection, which no context ends
+		return nil, nonsenseError("it switched protocols and was not asked to")
+	}
 	res.Body = http.MaxBytesReader(nil, res.Body, b.limit)
 	return res, nil
 }

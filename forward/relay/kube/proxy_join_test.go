@@ -287,3 +287,17 @@ func TestWayThroughAgents(t *testing.T) {
 		t.Errorf("%d connections through agents", n)
 	}
 }
+
+// The relay's own questions do not hang on an API server that switches protocols.
+func TestOwnQuestionsSwitchToNothing(t *testing.T) {
+	released := make(chan struct{})
+	rig := newFrontRig(t, rigConfig{plainAPI: true, api: echo(t, "SPDY/3.1", func(_ net.Conn, rw *bufio.ReadWriter) {
+		_, _ = io.Copy(io.Discard, rw)
+		close(released)
+	})})
+	res := rig.dial().send("GET /api/v1/namespaces/n/pods/p/portforward HTTP/1.1", "Host: r", "Authorization: Bearer "+janesToken).response()
+	if res.StatusCode != http.StatusServiceUnavailable {
+		t.Error(res.Status)
+	}
+	awaitEnd(t, "the connection", released)
+}
