@@ -49,7 +49,8 @@ var errResetByServer = errors.New("reset by the server")
 
 // newRawClient speaks on conn. It is closed by the test's end.
 func newRawClient(t testing.TB, conn net.Conn) *rawClient {
-	h := New(Config{BlockedTimeout: 1000 * time.Hour, SilenceTimeout: 1000 * time.Hour, StallTimeout: 1000 * time.Hour})
+	const never = 1000 * time.Hour
+	h := New(Config{BlockedTimeout: never, SilenceTimeout: never, StallTimeout: never, FirstFrameTimeout: never})
 	c := &rawClient{
 		t: t, next: 1, done: make(chan struct{}),
 		carrier: h.newCarrier(context.Background(), conn, newPod(nil), "test", spdyFraming{}),
@@ -122,7 +123,7 @@ func (c *rawClient) control(h head, body []byte) {
 		default:
 		}
 	case typeGoAway:
-		c.goAway <- binary.BigEndian.Uint32(body[4:])
+		c.goAway <- id
 	}
 }
 
@@ -213,3 +214,5 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	}
 	return ca.(*net.TCPConn), cb.(*net.TCPConn)
 }
+
+func spdyFlags(f byte) spdy.ControlFlags { return spdy.ControlFlags(f) }
