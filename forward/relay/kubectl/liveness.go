@@ -17,6 +17,25 @@ var (
 	errNoFrame = errors.New("the client sent no frame")
 )
 
+// signs are what was seen of a client, and when that last changed.
+type signs struct {
+	received, taken int64
+	quiet           time.Time // since nothing has come from it
+	still           time.Time // since it has taken nothing either
+}
+
+// look takes notice of what has changed.
+func (c *carrier) look(s *signs, now time.Time) {
+	received, taken := c.received.Load(), c.out.progress()
+	if received != s.received || c.held.Load() {
+		s.quiet, s.still = now, now
+	}
+	if taken != s.taken {
+		s.still = now
+	}
+	s.received, s.taken = received, taken
+}
+
 // watch ends the session when its time has come, and otherwise keeps an eye on the
 // client. It returns when done is closed.
 //
@@ -28,7 +47,8 @@ func (c *carrier) watch(done <-chan struct{}) {
 	tick := time.NewTicker(c.cfg.PingInterval)
 	defer tick.Stop()
 	over, ended := c.user.Over(), c.ctx.Done()
-	heard, quiet := c.received.Load(), time.Now()
+	begun := time.Now()
+	seen := signs{quiet: begun, still: begun}
 	for {
 		select {
 		case <-done:
@@ -40,10 +60,8 @@ func (c *carrier) watch(done <-chan struct{}) {
 			over, ended = nil, nil
 			c.over(context.Cause(c.ctx))
 		case now := <-tick.C:
-			if n := c.received.Load(); n != heard || c.held.Load() {
-				heard, quiet = n, now
-			}
-			if err := c.dead(now, now.Sub(quiet)); err != nil {
+			c.look(&seen, now)
+			if err := c.dead(&seen, now); err != nil {
 				c.lose(err)
 				return
 			}
@@ -54,22 +72,21 @@ func (c *carrier) watch(done <-chan struct{}) {
 	}
 }
 
-// dead judges a client that has been silent for this long.
-func (c *carrier) dead(now time.Time, silence time.Duration) error {
+// dead judges a client by what was seen of it.
+func (c *carrier) dead(s *signs, now time.Time) error {
 	blocked := c.out.blockedSince()
-	if !blocked.IsZero() && now.Sub(blocked) >= c.cfg.BlockedTimeout {
+	silence := now.Sub(s.quiet)
+	switch {
+	case !blocked.IsZero() && now.Sub(blocked) >= c.cfg.BlockedTimeout:
 		return errBlocked
-	}
-	if !c.spoken.Load() {
+	case !c.spoken.Load():
 		if silence >= c.cfg.FirstFrameTimeout {
 			return errNoFrame
 		}
 		return nil
-	}
-	if silence < c.cfg.SilenceTimeout {
+	case silence < c.cfg.SilenceTimeout:
 		return nil
-	}
-	if silence >= c.cfg.BlockedTimeout {
+	case now.Sub(s.still) >= c.cfg.BlockedTimeout:
 		return errSilent
 	}
 	retries, known := tcpRetries(c.conn)

@@ -47,6 +47,7 @@ type outbound struct {
 	goodbye []byte    // like urgent
 	err     error     // the connection is gone
 	since   time.Time // when the running write began; zero if there is none
+	taken   int64     // bytes of data that left their streams
 }
 
 // batch is room for one write.
@@ -181,6 +182,13 @@ func (o *outbound) blockedSince() time.Time {
 	return o.since
 }
 
+// progress returns a number that grows with the data that is written.
+func (o *outbound) progress() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.taken
+}
+
 // run writes until finish or fail, or until a write fails, whose error it returns.
 func (o *outbound) run() error {
 	o.mu.Lock()
@@ -266,6 +274,7 @@ func (o *outbound) gather(b []byte) []byte {
 			return b
 		}
 		b = o.framing.appendData(b, l.id, l.data[:n])
+		o.taken += int64(n)
 		l.data = l.data[n:]
 		o.nextTurn(l, len(l.data) > 0)
 	}
