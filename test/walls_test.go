@@ -33,7 +33,7 @@ var rooms = []room{
 		"the client runs on people's machines: no relay, no agent, no namespaces",
 	},
 	{
-		"forward/client/kube", []string{"forward/client"},
+		"forward/client/kube", []string{"forward/client", "proto/stream"},
 		"where the pod of a target is, asked of the API server as the user; the rest of the client works without",
 	},
 	{
