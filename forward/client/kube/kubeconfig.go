@@ -3,8 +3,6 @@ package kube
 import (
 	"errors"
 	"fmt"
-	"net"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -102,12 +100,4 @@ func Reduce(cfg *clientcmdapi.Config, context string) (*clientcmdapi.Config, err
 		out.AuthInfos[c.AuthInfo] = user
 	}
 	return out, nil
-}
-
-// WithPort adds a port to an address that has none.
-func WithPort(addr, port string) string {
-	if _, _, err := net.SplitHostPort(addr); err == nil {
-		return addr
-	}
-	return net.JoinHostPort(strings.Trim(addr, "[]"), port)
 }
