@@ -34,6 +34,7 @@ const (
 	portEcho   = 8011
 	portHTTP   = 8080
 	portNobody = 8999
+	portHost   = 18011 // echo on the localhost of node1, by the pod host
 )
 
 const sourceSize = 64 << 20
@@ -77,6 +78,9 @@ func failsIf(known bool) verdict {
 	return works
 }
 
+// refusedByUs says that Culvert does not want to do it.
+func refusedByUs(w way) verdict { return failsIf(w.culvert) }
+
 // oldStock is what kubectl before 1.32 does not always do.
 func oldStock(w way) verdict {
 	if w.old {
@@ -106,6 +110,8 @@ func upstream() []behaviour {
 				return s.tested(ctx, where.pod(s), portFirst, "")
 			}, everywhere, ""})
 	}
+	list = append(list, behaviour{"a pod with host networking", hostNetwork, refusedByUs,
+		"refused: what listens on a node's localhost is seldom meant for users; the chart's agent.policy.allowHostNetwork allows it"})
 	return append(list, behaviour{"a client that leaves in the middle of a download does not disturb the next", abandons, oldStock, "kubectl before 1.32 may stop reading its session"})
 }
 
@@ -170,6 +176,15 @@ func (s *scene) tested(ctx context.Context, pod string, port int, send string) e
 		return fmt.Errorf("read %q", got)
 	}
 	return nil
+}
+
+func hostNetwork(ctx context.Context, s *scene) error {
+	f, err := s.forward(ctx, "pod/host", portHost)
+	if err != nil {
+		return err
+	}
+	defer f.Kill()
+	return f.serves(ctx, 0)
 }
 
 // abandons reads one byte of a download and closes.

@@ -77,6 +77,7 @@ func compatibility(t *testing.T, r *rig) {
 	} {
 		text += "\n" + compare(t, part.title, part.rows, scenes).markdown()
 	}
+	text += "\n" + channelled(t, r).markdown()
 	root, err := lab.ModuleDir()
 	if err != nil {
 		t.Fatal(err)

@@ -58,6 +58,19 @@ spec:
     image: ` + cluster.ToolboxImage + `
     imagePullPolicy: Never
     args: ["-tester", "0.0.0.0:8001,abc", "-tester", "0.0.0.0:8002", "-http", "0.0.0.0:8080"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, labels: {app: host}}
+spec:
+  nodeName: node1
+  hostNetwork: true
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: ` + cluster.ToolboxImage + `
+    imagePullPolicy: Never
+    args: ["-echo", "18011"]
 `
 
 func (r *rig) applyPods(t *testing.T) {
@@ -65,7 +78,7 @@ func (r *rig) applyPods(t *testing.T) {
 	if err := r.Apply(t.Context(), pods); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Kubectl(t.Context(), "wait", "--for=condition=Ready", "pod/inner", "pod/outer", "--timeout=60s"); err != nil {
+	if _, err := r.Kubectl(t.Context(), "wait", "--for=condition=Ready", "pod/inner", "pod/outer", "pod/host", "--timeout=60s"); err != nil {
 		t.Fatal(err)
 	}
 }
