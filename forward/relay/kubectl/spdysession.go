@@ -113,7 +113,10 @@ func (s *spdySession) readData(h head) error {
 	if _, err := s.r.Discard(spdyHead); err != nil {
 		return err
 	}
-	conn := s.dataConn(h.stream)
+	conn, err := s.dataConn(h.stream)
+	if err != nil {
+		return err
+	}
 	if err := s.fill(s.r, conn, h.length); err != nil {
 		return noEOF(err)
 	}
@@ -125,13 +128,16 @@ func (s *spdySession) readData(h head) error {
 
 // dataConn returns who gets the data of a stream, or nil: it is not open any more,
 // which its client may not know yet, or it is an error stream.
-func (s *spdySession) dataConn(id uint32) *streamConn {
+func (s *spdySession) dataConn(id uint32) (*streamConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if half := s.streams[id]; half.data {
-		return half.conn
+	if id > s.last {
+		return nil, protocolError("data of stream %d, which was never opened", id)
 	}
-	return nil
+	if half := s.streams[id]; half.data {
+		return half.conn, nil
+	}
+	return nil, nil
 }
 
 func (s *spdySession) readControl(h head) error {
