@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	"golang.org/x/time/rate"
-
-	"github.com/culvert-k8s/culvert/forward/relay"
 )
 
 // Kube asks an API server. Make one with New, and Close it.
@@ -27,7 +25,7 @@ type Kube struct {
 
 	names     *memo[[sha256.Size]byte, named]
 	rights    *memo[right, access]
-	places    *memo[spot, relay.Place]
+	places    *memo[spot, found]
 	shares    *shares
 	strangers *rate.Limiter
 	watches   sync.WaitGroup
@@ -44,7 +42,7 @@ func New(cfg Config) (*Kube, error) {
 		cfg: cfg, api: api, metrics: newMetrics(),
 		names:     newMemo[[sha256.Size]byte, named](cfg.MaxRemembered),
 		rights:    newMemo[right, access](cfg.MaxRemembered),
-		places:    newMemo[spot, relay.Place](cfg.MaxRemembered),
+		places:    newMemo[spot, found](cfg.MaxRemembered),
 		shares:    newShares(cfg.CallerRate, cfg.CallerBurst, cfg.MaxRemembered),
 		strangers: rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
 	}

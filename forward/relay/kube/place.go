@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -27,34 +28,60 @@ type spot struct {
 	namespace, name string
 }
 
+// found is what is remembered of a pod.
+type found struct {
+	relay.Place
+	// once: whoever made the pod gives no second one its name.
+	once bool
+}
+
 // Locate reads the pod with the caller's own credential, as kubectl does before
 // it forwards a port. What is not running is refused, and so is a pod on its
 // node's own network unless Config.AllowHostNetwork is set.
 func (k *Kube) Locate(ctx context.Context, who relay.Identity, t relay.Target) (relay.Place, error) {
+	f, err := k.find(ctx, who, t)
+	return f.Place, err
+}
+
+func (k *Kube) find(ctx context.Context, who relay.Identity, t relay.Target) (found, error) {
 	c, err := caller(who)
 	if err != nil {
-		return relay.Place{}, err
+		return found{}, err
 	}
 	if err := checkTarget(t); err != nil {
-		return relay.Place{}, err
+		return found{}, err
 	}
-	place, err := k.places.get(ctx, spot{c.key, t.Namespace, t.Pod}, func(ctx context.Context) (relay.Place, time.Duration, error) {
+	f, err := k.places.get(ctx, spot{c.key, t.Namespace, t.Pod}, func(ctx context.Context) (found, time.Duration, error) {
 		if err := k.turnOf(ctx, c); err != nil {
-			return relay.Place{}, 0, err
+			return found{}, 0, err
 		}
 		pod, err := k.calls.pod(ctx, c, t.Namespace, t.Pod)
 		if err == nil {
 			err = k.reachable(pod)
 		}
 		if err != nil {
-			return relay.Place{}, 0, err // never remembered: the pod may be there in a moment
+			return found{}, 0, err // never remembered: the pod may be there in a moment
 		}
-		return relay.Place{Node: pod.Spec.NodeName, UID: string(pod.UID)}, k.cfg.PlaceTTL, nil
+		return found{relay.Place{Node: pod.Spec.NodeName, UID: string(pod.UID)}, once(pod)}, k.cfg.PlaceTTL, nil
 	})
 	if err != nil {
-		return relay.Place{}, fmt.Errorf("locate pod %s in namespace %s: %w", t.Pod, t.Namespace, err)
+		return found{}, fmt.Errorf("locate pod %s in namespace %s: %w", t.Pod, t.Namespace, err)
 	}
-	return place, nil
+	return f, nil
+}
+
+// once tells whether the pod's name is one that its controller made up, as all but
+// those of StatefulSets do: then none of that name follows it.
+func once(pod *corev1.Pod) bool {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return false
+	}
+	switch owner.Kind {
+	case "ReplicaSet", "DaemonSet", "Job", "ReplicationController":
+		return true
+	}
+	return false
 }
 
 // Forget drops what is remembered of the pod, for every caller.

@@ -12,7 +12,7 @@ import (
 
 // Watch looks from time to time whether a session that was let in may go on. over
 // is closed when the pod is gone for good (none of its name was there for
-// Config.WatchGrace) or when the caller may not forward to it any more; why then
+// Config.WatchGrace, or none can follow) or when the caller may not forward to it any more; why then
 // says so, as a *stream.Error. A pod that comes again under its name is no end,
 // nor is a credential that is over: that stops new streams. While the API server
 // cannot be asked nothing ends. The watch itself ends with ctx, which Close waits
@@ -31,6 +31,7 @@ type watch struct {
 	over   chan struct{}
 	gone   time.Time // since when the pod is missing; zero if it is there
 	denied bool      // the last time too
+	once   bool      // when the pod was seen last, its name was its own
 
 	mu     sync.Mutex
 	reason error
@@ -69,7 +70,10 @@ func (w *watch) look(ctx context.Context) error {
 	}
 	err := w.kube.Authorize(ctx, w.who, w.target)
 	if err == nil {
-		_, err = w.kube.Locate(ctx, w.who, w.target)
+		var f found
+		if f, err = w.kube.find(ctx, w.who, w.target); err == nil {
+			w.once = f.once
+		}
 	}
 	switch code := stream.CodeOf(err); {
 	case code == stream.Forbidden || code == stream.Policy:
@@ -86,7 +90,7 @@ func (w *watch) look(ctx context.Context) error {
 		if w.gone.IsZero() {
 			w.gone = time.Now()
 		}
-		if time.Since(w.gone) >= w.kube.cfg.WatchGrace {
+		if w.once || time.Since(w.gone) >= w.kube.cfg.WatchGrace {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -27,6 +28,16 @@ func TestWatchKnowsWhenASessionIsOver(t *testing.T) {
 		do    func(*answers) func()
 	}
 	gone := func(a *answers) func() { return func() { delete(a.pods, "ns/web") } }
+	owned := func(kind string) func(a *answers) func() {
+		return func(a *answers) func() {
+			return func() {
+				yes := true
+				a.pods["ns/web"] = pod("web", "u1", "node1", func(q *corev1.Pod) {
+					q.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: "owner", Controller: &yes}}
+				})
+			}
+		}
+	}
 	back := func(a *answers) func() { return func() { a.pods["ns/web"] = pod("web", "u2", "node2") } }
 	waits := func(a *answers) func() { return phase(a, corev1.PodPending) }
 	away := func(a *answers) func() { return func() { a.away = true } }
@@ -35,8 +46,14 @@ func TestWatchKnowsWhenASessionIsOver(t *testing.T) {
 		from, to time.Duration // over within, after the last change; 0: not over
 		code     stream.Code
 	}{
-		"all is well":         {},
-		"deleted":             {[]change{{0, gone}}, 30 * time.Second, 60 * time.Second, stream.PodNotFound},
+		"all is well": {},
+		"deleted":     {[]change{{0, gone}}, 30 * time.Second, 60 * time.Second, stream.PodNotFound},
+		"a name of its own, deleted": {
+			[]change{{0, owned("ReplicaSet")}, {20 * time.Second, gone}}, 0, 20 * time.Second, stream.PodNotFound,
+		},
+		"of a StatefulSet, deleted": {
+			[]change{{0, owned("StatefulSet")}, {20 * time.Second, gone}}, 30 * time.Second, 60 * time.Second, stream.PodNotFound,
+		},
 		"ended":               {[]change{{0, func(a *answers) func() { return phase(a, corev1.PodFailed) }}}, 30 * time.Second, 60 * time.Second, stream.NamespaceGone},
 		"born again":          {[]change{{0, gone}, {20 * time.Second, back}}, 0, 0, 0},
 		"born again, waits":   {[]change{{0, gone}, {20 * time.Second, waits}}, 0, 0, 0},
