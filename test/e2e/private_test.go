@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -18,16 +19,14 @@ import (
 // agents join that relay by token, since nobody outside can judge the cluster's.
 func private(t *testing.T, r *rig) {
 	api := r.Control.Host.Addr().String()
-	for _, host := range []*lab.Host{r.Relay, r.Client} {
-		if _, err := host.Run(t.Context(), "ip", "route", "add", "prohibit", api+"/32"); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if _, err := host.Run(t.Context(), "ip", "route", "del", "prohibit", api+"/32"); err != nil {
-				t.Error(err)
-			}
-		})
+	if _, err := r.Relay.Run(t.Context(), "ip", "route", "add", "prohibit", api+"/32"); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if _, err := r.Relay.Run(context.Background(), "ip", "route", "del", "prohibit", api+"/32"); err != nil {
+			t.Error(err)
+		}
+	})
 	programs, err := lab.Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
