@@ -33,6 +33,7 @@ func TestKube(t *testing.T) {
 	t.Run("access", func(t *testing.T) { access(t, f) })
 	t.Run("places", func(t *testing.T) { places(t, f) })
 	t.Run("impersonation", func(t *testing.T) { impersonation(t, f) })
+	t.Run("front", func(t *testing.T) { front(t, f) })
 	t.Run("rebirth", func(t *testing.T) { rebirth(t, f) })
 	t.Run("revocation", func(t *testing.T) { revocation(t, f) })
 	t.Run("agent is gone", func(t *testing.T) { agentGone(t, f) })
