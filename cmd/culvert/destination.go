@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,14 +173,18 @@ func (d *followed) await(ctx context.Context, c *client.Client, patience time.Du
 // passes. Nothing is promised before.
 func (d *followed) check(ctx context.Context, c *client.Client, i int) error {
 	route := d.route(i)
+	var last error
 	for {
 		t, err := route.Next(ctx)
 		if err != nil {
-			return err
+			return cmp.Or(last, err)
 		}
 		err = asked(c.Check(ctx, t))
-		if err == nil || client.Unasked(err) {
+		switch {
+		case err == nil || client.Unasked(err):
 			return nil
+		case ctx.Err() == nil || last == nil: // else it only says that the time is up
+			last = err
 		}
 		switch stream.CodeOf(err) {
 		case stream.Forbidden, stream.Unauthenticated, stream.Policy:
@@ -187,7 +192,7 @@ func (d *followed) check(ctx context.Context, c *client.Client, i int) error {
 		}
 		route.Refused(t, err)
 		if !connect.Sleep(ctx, checkPause) {
-			return err
+			return last
 		}
 	}
 }

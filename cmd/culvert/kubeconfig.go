@@ -72,18 +72,21 @@ func (k *addContext) run(cmd *cobra.Command, _ []string) error {
 	if k.relay.pin != "" {
 		return &usageError{"a kubeconfig has no pins: give --relay-ca"}
 	}
-	c, err := openCluster(&k.relay.kube, k.app, true)
-	if err != nil {
-		return err
-	}
 	access := writable(&k.relay.kube)
 	cfg, err := access.GetStartingConfig()
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	add := kube.Addition{From: c.context, Name: k.title, Certificates: k.force}
-	if from := cfg.Contexts[add.From]; from != nil && kube.IsRelay(cfg.Clusters[from.Cluster]) {
-		return k.refused(fmt.Errorf("context %q %w", add.From, kube.ErrIsRelay))
+	add := kube.Addition{From: cfg.CurrentContext, Name: k.title, Certificates: k.force}
+	if named := k.relay.kube.override.CurrentContext; named != "" {
+		add.From = named
+	}
+	if _, _, err := kube.AddContext(cfg.DeepCopy(), add); err != nil {
+		return k.refused(err) // before anybody is asked
+	}
+	c, err := openCluster(&k.relay.kube, k.app, true)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 	defer cancel()

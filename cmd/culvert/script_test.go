@@ -16,8 +16,9 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"culvert":         main,
-		"kubectl-culvert": main,
+		"culvert":                  main,
+		"kubectl-culvert":          main,
+		"kubectl_complete-culvert": main,
 	})
 }
 
@@ -30,6 +31,7 @@ func TestScript(t *testing.T) {
 	r.AddPod("default", "idle", "127.0.0.1:1")
 	r.AddPod("other", "db", "127.0.0.1:1")
 	dir := relayFiles(t, r)
+	kubeconfigs(t, r, dir)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -39,6 +41,16 @@ func TestScript(t *testing.T) {
 			e.Setenv("CA", filepath.Join(dir, "ca.crt"))
 			e.Setenv("PIN", r.Pin)
 			e.Setenv("TOKEN", filepath.Join(dir, "token"))
+			e.Setenv("CONFIGS", dir)
+			for _, name := range []string{"kubeconfig", "kubeconfig-stranger", "kubeconfig-cert"} {
+				b, err := os.ReadFile(filepath.Join(dir, name))
+				if err == nil {
+					err = os.WriteFile(filepath.Join(e.WorkDir, name), b, 0o600)
+				}
+				if err != nil {
+					return err
+				}
+			}
 			return nil
 		},
 	})

@@ -151,7 +151,7 @@ func TestConnectionWaitsForAPod(t *testing.T) {
 				r := f.Route(eighty())
 				next(t, r)
 				s.set(nil)
-				time.Sleep(lookIdle)
+				time.Sleep(lookIdle + time.Second)
 				began := time.Now()
 				time.AfterFunc(3*time.Second, func() { s.set(nil, ready("new")) })
 				if got := next(t, r); got != "new" {
@@ -162,7 +162,7 @@ func TestConnectionWaitsForAPod(t *testing.T) {
 				}
 
 				s.set(nil, made("sad", "P", 0))
-				time.Sleep(lookIdle)
+				time.Sleep(lookIdle + time.Second)
 				began = time.Now()
 				got := next(t, r)
 				if got != "error: deployments/web: no pod can be used now: sad is Pending" || time.Since(began) != 10*time.Second {

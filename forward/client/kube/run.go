@@ -164,7 +164,7 @@ func (f *Follower) whyNot() error {
 		}
 	}
 	text := fmt.Sprintf("%s: no pod can be used now", f)
-	switch states := f.scene.states(); {
+	switch states := f.scene.states(time.Now()); {
 	case f.lookErr != nil && f.single && apierrors.IsNotFound(f.lookErr):
 		text = f.lookErr.Error()
 	case f.lookErr != nil:

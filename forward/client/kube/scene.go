@@ -174,7 +174,7 @@ func (s *scene) better(a, b *pod) *pod {
 }
 
 // states says how the pods are, a few of them.
-func (s *scene) states() string {
+func (s *scene) states(now time.Time) string {
 	const most = 3
 	pods := slices.SortedFunc(maps.Values(s.pods), func(a, b *pod) int { return strings.Compare(a.name, b.name) })
 	var out []string
@@ -182,6 +182,10 @@ func (s *scene) states() string {
 		if i == most {
 			out = append(out, fmt.Sprintf("and %d more", len(pods)-most))
 			break
+		}
+		if now.Before(s.refused[p.uid]) {
+			out = append(out, p.name+" is out of the relay's reach")
+			continue
 		}
 		out = append(out, p.state())
 	}

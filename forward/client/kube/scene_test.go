@@ -194,7 +194,7 @@ func TestSceneIsBounded(t *testing.T) {
 	if len(s.pods) != maxPods {
 		t.Errorf("%d pods kept", len(s.pods))
 	}
-	if text := s.states(); len(text) > 200 {
+	if text := s.states(noon()); len(text) > 200 {
 		t.Errorf("a text of %d bytes", len(text))
 	}
 }

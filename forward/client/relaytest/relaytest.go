@@ -216,6 +216,30 @@ func (v *view) About(context.Context, *controlv1.AboutRequest) (*controlv1.About
 	return &controlv1.AboutResponse{RelayId: "relay-under-test", Version: "v0.0.1", ProtocolVersion: stream.Version, User: "client:token"}, nil
 }
 
+// Check lets everybody to every pod it knows, but for those in the namespace
+// "denied".
+func (v *view) Check(_ context.Context, req *controlv1.CheckRequest) (*controlv1.CheckResponse, error) {
+	v.relay.mu.Lock()
+	defer v.relay.mu.Unlock()
+	name := req.GetNamespace() + "/" + req.GetPod()
+	if req.GetNamespace() == "denied" {
+		return &controlv1.CheckResponse{Steps: []*controlv1.CheckStep{
+			{Name: "authorized", Code: uint32(stream.Forbidden), Detail: "client:token may not forward to " + name},
+		}}, nil
+	}
+	resp := &controlv1.CheckResponse{Steps: []*controlv1.CheckStep{{Name: "authorized"}}}
+	if _, known := v.relay.pods[name]; !known {
+		resp.Steps = append(resp.Steps, &controlv1.CheckStep{
+			Name: "located", Code: uint32(stream.PodNotFound), Detail: "pod " + name + " is on no node",
+		})
+		return resp, nil
+	}
+	resp.Steps = append(resp.Steps, &controlv1.CheckStep{Name: "located", Detail: "node node-a"},
+		&controlv1.CheckStep{Name: "agent"}, &controlv1.CheckStep{Name: "policy"})
+	resp.Node, resp.Uid, resp.AgentVersion = "node-a", "uid-of-"+req.GetPod(), "v0.0.1"
+	return resp, nil
+}
+
 func (v *view) ListPods(_ context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
 	v.relay.mu.Lock()
 	defer v.relay.mu.Unlock()
