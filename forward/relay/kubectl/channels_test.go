@@ -265,8 +265,9 @@ func TestV4BadBase64(t *testing.T) {
 
 // A port whose pod does not read holds up the socket only beyond its buffer.
 func TestV4SlowPod(t *testing.T) {
-	release := make(chan struct{})
+	release, read := make(chan struct{}), make(chan struct{})
 	slow := listen(t, func(c *net.TCPConn) {
+		defer close(read)
 		<-release
 		n, err := io.Copy(io.Discard, struct{ io.Reader }{c})
 		if n != 3<<20 || err != nil {
@@ -283,6 +284,7 @@ func TestV4SlowPod(t *testing.T) {
 	}
 	close(release)
 	_ = c.conn.Close(websocket.StatusNormalClosure, "")
+	<-read
 }
 
 // FuzzChannels feeds a session of two ports with messages.

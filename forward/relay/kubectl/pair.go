@@ -35,8 +35,9 @@ type pair struct {
 	// Guarded by s.mu.
 	errID, dataID     uint32
 	errPort, dataPort uint16
-	dataBorn          time.Time
+	errBorn, dataBorn time.Time
 	conn              *streamConn
+	errAnswered       bool // SYN_REPLY has gone out on the error stream
 	errEnded          bool // nothing more goes out on the error stream
 	dataAnswered      bool // SYN_REPLY has gone out on the data stream
 	dataEnded         bool // one side has reset the data stream
@@ -125,7 +126,6 @@ func (s *spdySession) place(o offer) {
 		return
 	}
 	s.streams[o.id] = half{p, o.data}
-	reply := !o.data
 	if o.data {
 		p.dataID, p.dataPort, p.dataBorn = o.id, o.port, time.Now()
 		p.conn = s.add(o.id)
@@ -133,13 +133,17 @@ func (s *spdySession) place(o offer) {
 		if o.fin {
 			p.conn.peerFinished()
 		}
-		reply = s.cfg.Strict
-		p.dataAnswered = reply
+		if s.cfg.Strict {
+			p.answerDataLocked()
+		}
 	} else {
-		p.errID, p.errPort = o.id, o.port
-	}
-	if reply {
-		s.out.post(func(b []byte) []byte { return s.replies.append(b, o.id) })
+		p.errID, p.errPort, p.errBorn = o.id, o.port, time.Now()
+		// After an answer, a refusal is told by a reset of the data stream, of which
+		// kubectl keeps a goroutine for ever. A program that tries and tries would fill
+		// its memory. So where the last one was refused, the answer waits for the pod.
+		if !s.refused[o.port] || s.cfg.Strict {
+			p.answerErrorLocked()
+		}
 	}
 	if p.dataID != 0 && p.errID != 0 {
 		close(p.full)

@@ -243,6 +243,42 @@ func TestRefusedConnection(t *testing.T) {
 	})
 }
 
+// kubectl would keep a goroutine for each data stream that is refused. From the second
+// refusal on it is the error stream that is, of which it keeps nothing.
+func TestRefusedAgainAndAgain(t *testing.T) {
+	var p *pod
+	good := echoing(&p)
+	refuse := true
+	dial := func(ctx context.Context, port uint16) (Connection, error) {
+		if refuse {
+			return nil, &stream.Error{Code: stream.NotListening, Text: "connection refused"}
+		}
+		time.Sleep(time.Second)
+		return good(ctx, port)
+	}
+	inBubble(t, Config{}, dial, func(t *testing.T, c *rawClient, q *pod) {
+		p = q
+		for i, want := range []string{"data stream: reset", "error stream: reset", "error stream: reset"} {
+			if _, _, err := c.connect(80, i); err == nil || err.Error() != want {
+				t.Errorf("connection %d: %v", i, err)
+			}
+		}
+		synctest.Wait()
+		refuse = false
+		for i, wait := range []time.Duration{time.Second, 0} {
+			began := time.Now()
+			errs := c.openStream(0, "streamtype", "error", "port", "80", "requestid", fmt.Sprint("again", i))
+			if a := <-errs.answers; a != "reply" || time.Since(began) != wait {
+				t.Errorf("pod awake: %s after %v", a, time.Since(began))
+			}
+			data := c.openStream(0, "streamtype", "data", "port", "80", "requestid", fmt.Sprint("again", i))
+			if err := exchange(data, "hello"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func TestRefusalEndsTheErrorStreamWithoutAWord(t *testing.T) {
 	refuse := func(context.Context, uint16) (Connection, error) {
 		return nil, &stream.Error{Code: stream.NotListening, Text: "connection refused"}

@@ -36,6 +36,9 @@ func (p *pair) link() (Connection, error) {
 	)
 	if port != 0 {
 		link, err = p.s.dial(p.ctx, port)
+		if !p.learn(port, err) {
+			return nil, err
+		}
 	}
 	if failed := p.waitFull(); failed != nil {
 		if link != nil {
@@ -50,6 +53,27 @@ func (p *pair) link() (Connection, error) {
 		link, err = p.s.dial(p.ctx, p.dataPort)
 	}
 	return link, err
+}
+
+// maxRefused bounds the ports that a session remembers as refused.
+const maxRefused = 1000
+
+// learn remembers whether a port was refused, and gives the answer that waited for
+// that. It returns false if there is nothing to wait for any more.
+func (p *pair) learn(port uint16, err error) bool {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(p.s.refused, port)
+	case p.ctx.Err() == nil && len(p.s.refused) < maxRefused:
+		p.s.refused[port] = true
+	}
+	if err != nil && !p.errAnswered && p.dataID == 0 {
+		return false
+	}
+	p.answerErrorLocked()
+	return true
 }
 
 // guess returns the port to dial before the data stream is there, or 0.
@@ -89,10 +113,8 @@ func (p *pair) accept() bool {
 	if p.dataEnded {
 		return false
 	}
-	if !p.dataAnswered {
-		p.dataAnswered = true
-		p.s.out.post(func(b []byte) []byte { return p.s.replies.append(b, p.dataID) })
-	}
+	p.answerErrorLocked()
+	p.answerDataLocked()
 	return true
 }
 
@@ -158,31 +180,59 @@ func (p *pair) endLocked(reason string) {
 
 func (p *pair) sayLocked(text string) {
 	if p.errID != 0 && !p.errEnded {
+		p.answerErrorLocked()
 		p.s.out.post(func(b []byte) []byte { return appendData(b, p.errID, 0, []byte(text)) })
 	}
 }
 
-func (p *pair) endErrorLocked() {
-	if p.errID != 0 && !p.errEnded {
-		p.errEnded = true
-		p.s.out.post(func(b []byte) []byte { return appendFin(b, p.errID) })
+func (p *pair) answerErrorLocked() {
+	if p.errID != 0 && !p.errEnded && !p.errAnswered {
+		p.errAnswered = true
+		p.s.answer(p.errID)
 	}
 }
 
-// endDataLocked resets the data stream. A client that may have stopped waiting for the
-// answer is given one first.
+func (p *pair) answerDataLocked() {
+	if p.dataID != 0 && !p.dataEnded && !p.dataAnswered {
+		p.dataAnswered = true
+		p.s.answer(p.dataID)
+	}
+}
+
+func (s *spdySession) answer(id uint32) {
+	s.out.post(func(b []byte) []byte { return s.replies.append(b, id) })
+}
+
+// endErrorLocked finishes the error stream, or refuses it if it was not answered.
+func (p *pair) endErrorLocked() {
+	if p.errID == 0 || p.errEnded {
+		return
+	}
+	if !p.errAnswered && !p.late(p.errBorn) {
+		p.errEnded = true
+		p.s.reset(p.errID, rstCancel)
+		return
+	}
+	p.answerErrorLocked()
+	p.errEnded = true
+	p.s.out.post(func(b []byte) []byte { return appendFin(b, p.errID) })
+}
+
+// endDataLocked resets the data stream.
 func (p *pair) endDataLocked() {
 	if p.dataID == 0 || p.dataEnded {
 		return
 	}
+	if p.late(p.dataBorn) {
+		p.answerDataLocked()
+	}
 	p.dataEnded = true
+	p.s.reset(p.dataID, rstCancel)
+}
+
+// late tells whether the client may no longer wait for the answer to a stream that it
+// opened then. It has to get one all the same, see lateAnswer.
+func (p *pair) late(born time.Time) bool {
 	blocked := p.s.out.blockedSince()
-	late := time.Since(p.dataBorn) >= lateAnswer || !blocked.IsZero() && time.Since(blocked) >= time.Second
-	answer := late && !p.dataAnswered
-	p.s.out.post(func(b []byte) []byte {
-		if answer {
-			b = p.s.replies.append(b, p.dataID)
-		}
-		return appendRst(b, p.dataID, rstCancel)
-	})
+	return time.Since(born) >= lateAnswer || !blocked.IsZero() && time.Since(blocked) >= time.Second
 }

@@ -26,9 +26,10 @@ type spdySession struct {
 	mu         sync.Mutex
 	pairs      map[string]*pair
 	streams    map[uint32]half
-	last       uint32 // the highest stream the client has opened
-	leaving    bool   // no stream is opened any more
-	clientLeft bool   // and it was the client who said so
+	refused    map[uint16]bool // ports whose last connection was refused
+	last       uint32          // the highest stream the client has opened
+	leaving    bool            // no stream is opened any more
+	clientLeft bool            // and it was the client who said so
 }
 
 // half is one stream of a pair.
@@ -42,7 +43,6 @@ type half struct {
 func (h *Handler) serveSPDY(ctx context.Context, conn net.Conn, r io.Reader, user Session) error {
 	s := &spdySession{
 		carrier: h.newCarrier(ctx, conn, user, DoorSPDY, spdyFraming{}),
-		pairs:   make(map[string]*pair), streams: make(map[uint32]half),
 	}
 	s.r = bufio.NewReaderSize(counted{r, &s.received}, readSize)
 	return s.serve()
@@ -51,8 +51,8 @@ func (h *Handler) serveSPDY(ctx context.Context, conn net.Conn, r io.Reader, use
 // serveTunnel is serveSPDY for SPDY inside a WebSocket.
 func (h *Handler) serveTunnel(ctx context.Context, conn net.Conn, r io.Reader, user Session) error {
 	s := &spdySession{
-		carrier: h.newCarrier(ctx, conn, user, DoorWebSocket, tunnelFraming{}), tunnel: true,
-		pairs: make(map[string]*pair), streams: make(map[uint32]half),
+		carrier: h.newCarrier(ctx, conn, user, DoorWebSocket, tunnelFraming{}),
+		tunnel:  true,
 	}
 	ws := &wsReader{r: bufio.NewReaderSize(counted{r, &s.received}, readSize), reply: s.wsReply}
 	s.r = bufio.NewReaderSize(tunnelReader{ws}, readSize/4)
@@ -64,6 +64,7 @@ func (s *spdySession) serve() error {
 	if s.blocks, err = newBlocks(); err != nil {
 		return err
 	}
+	s.pairs, s.streams, s.refused = make(map[string]*pair), make(map[uint32]half), make(map[uint16]bool)
 	s.ping, s.goodbye = s.sendPing, s.sendGoodbye
 	return s.run(s.read, s.verdict)
 }
