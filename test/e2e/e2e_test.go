@@ -23,6 +23,7 @@ func TestEndToEnd(t *testing.T) {
 	r.applyPods(t)
 	t.Run("wire", func(t *testing.T) { wire(t, r) })
 	t.Run("rights", func(t *testing.T) { rights(t, r) })
+	t.Run("native", func(t *testing.T) { native(t, r) })
 	t.Run("audit", func(t *testing.T) { audited(t, r) })
 	t.Run("everything else", func(t *testing.T) { passes(t, r) })
 	t.Run("compatibility", func(t *testing.T) { compatibility(t, r) })
