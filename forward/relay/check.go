@@ -128,7 +128,7 @@ func plain(s string) string {
 // describe asks the agent of a node about a pod. on is the tunnel that was asked
 // last, nil if there is none.
 func (s *Server) describe(ctx context.Context, at Place, port uint16) (verdict *controlv1.DescribeResponse, on *tunnelTo, err error) {
-	err = &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", at.Node)}
+	err = offline(at.Node)
 	for _, on = range s.nodes.tunnels(at.Node) {
 		if verdict, err = ask(ctx, on, at.UID, port); err == nil {
 			return verdict, on, nil

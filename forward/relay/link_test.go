@@ -402,6 +402,17 @@ func TestDialTriesOnceMore(t *testing.T) {
 	r.quiet(a, b)
 }
 
+func TestReaches(t *testing.T) {
+	r := newRig(t, Config{})
+	r.node("node-a")
+	if err := r.s.Reaches("node-a"); err != nil {
+		t.Error(err)
+	}
+	if err := r.s.Reaches("node-z"); stream.CodeOf(err) != stream.AgentOffline || !strings.Contains(stream.TextOf(err), "node-z") {
+		t.Error(err)
+	}
+}
+
 func TestNoDialDuringTheDrain(t *testing.T) {
 	r := newRig(t, Config{})
 	r.s.flows.close()

@@ -145,7 +145,21 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 		}
 		// This tunnel was lost; nothing was sent to the pod, another may serve.
 	}
-	return end{}, &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", at.Node)}
+	return end{}, offline(at.Node)
+}
+
+func offline(node string) *stream.Error {
+	return &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", node)}
+}
+
+// Reaches tells whether the agent of a node is connected. If it is not, the error
+// is the *stream.Error that a Dial to its pods would meet now: a door that can
+// refuse before it lets somebody in should.
+func (s *Server) Reaches(node string) error {
+	if len(s.nodes.tunnels(node)) == 0 {
+		return offline(node)
+	}
+	return nil
 }
 
 func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunnel.Stream, error) {

@@ -11,14 +11,22 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// admission bounds all that is asked before a port-forward request is let in.
-const admission = 20 * time.Second
+const (
+	// admission bounds all that is asked before a port-forward request is let in.
+	admission = 20 * time.Second
+	// agentTime is how long an agent that is not connected is waited for, since one
+	// that is replaced or whose relay was replaced comes back in a moment, and how
+	// often it is looked for.
+	agentTime, agentPause = 3 * time.Second, 100 * time.Millisecond
+)
 
 // Dialer is what the front needs of a relay.Server.
 type Dialer interface {
 	// Dial opens a connection to a pod on behalf of a caller. It authorizes and
 	// locates anew every time.
 	Dial(ctx context.Context, c relay.Call) (*relay.Link, error)
+	// Reaches tells whether the agent of a node is connected.
+	Reaches(node string) error
 	// Draining is closed when the relay has begun to go away.
 	Draining() <-chan struct{}
 }
@@ -35,6 +43,7 @@ func (k *Kube) Front(srv Dialer, portforward *kubectl.Handler) http.Handler {
 	return &front{
 		kube:     k,
 		draining: srv.Draining(),
+		reaches:  srv.Reaches,
 		dial: func(ctx context.Context, c relay.Call) (kubectl.Connection, error) {
 			link, err := srv.Dial(ctx, c)
 			if err != nil {
@@ -51,6 +60,7 @@ func (k *Kube) Front(srv Dialer, portforward *kubectl.Handler) http.Handler {
 type front struct {
 	kube        *Kube
 	draining    <-chan struct{}
+	reaches     func(node string) error
 	dial        func(context.Context, relay.Call) (kubectl.Connection, error)
 	portforward func(http.ResponseWriter, *http.Request, kubectl.Session, []uint16)
 	proxy       *proxy
@@ -136,7 +146,8 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 }
 
 // admit asks, whatever the method of the request, whether the caller may make
-// port forwards to the pod, and whether there is such a pod.
+// port forwards to the pod, whether there is such a pod, and whether there is a
+// way to it.
 func (f *front) admit(ctx context.Context, who relay.Identity, target relay.Target) (relay.Identity, error) {
 	select {
 	case <-f.draining:
@@ -152,6 +163,33 @@ func (f *front) admit(ctx context.Context, who relay.Identity, target relay.Targ
 	if err := f.kube.Authorize(ctx, who, target); err != nil {
 		return who, err
 	}
-	_, err = f.kube.Locate(ctx, who, target)
-	return who, err
+	place, err := f.kube.Locate(ctx, who, target)
+	if err != nil {
+		return who, err
+	}
+	if f.reaches(place.Node) == nil {
+		return who, nil
+	}
+	// That place may be an old one.
+	f.kube.Forget(target, place)
+	if place, err = f.kube.Locate(ctx, who, target); err != nil {
+		return who, err
+	}
+	return who, f.awaitAgent(ctx, place.Node)
+}
+
+func (f *front) awaitAgent(ctx context.Context, node string) error {
+	pause := time.NewTicker(agentPause)
+	defer pause.Stop()
+	for until := time.Now().Add(agentTime); ; {
+		err := f.reaches(node)
+		if err == nil || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

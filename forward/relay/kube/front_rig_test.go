@@ -250,6 +250,8 @@ func (d *dialerInTests) Dial(context.Context, relay.Call) (*relay.Link, error) {
 	return nil, &stream.Error{Code: stream.AgentOffline}
 }
 
+func (d *dialerInTests) Reaches(string) error { return nil }
+
 func (d *dialerInTests) Draining() <-chan struct{} { return d.drain }
 
 func writeAuthority(t *testing.T, file string, cert *x509.Certificate) {

@@ -2,14 +2,10 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +27,8 @@ type bench struct {
 	do    func(ctx context.Context, s *session)
 	calls []relay.Call
 	err   error // of a dial
+
+	offline map[string]bool // nodes without an agent
 }
 
 func newBench(t *testing.T, cfg Config) *bench {
@@ -39,6 +37,14 @@ func newBench(t *testing.T, cfg Config) *bench {
 	k := b.api.ask(t, cfg)
 	b.front = &front{
 		kube: k, draining: b.drain, proxy: newProxy(k),
+		reaches: func(node string) error {
+			b.api.mu.Lock()
+			defer b.api.mu.Unlock()
+			if b.offline[node] {
+				return &stream.Error{Code: stream.AgentOffline, Text: "no agent is connected for node " + node}
+			}
+			return nil
+		},
 		dial: func(_ context.Context, c relay.Call) (kubectl.Connection, error) {
 			b.calls = append(b.calls, c)
 			return &podInTests{}, b.err
@@ -153,115 +159,6 @@ func TestOtherMethodsAreNoPortForward(t *testing.T) {
 		if w := b.ask(t, method, webPath); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, POST" || len(b.let) > 0 {
 			t.Errorf("%s: %d %q", method, w.Code, w.Header())
 		}
-	}
-}
-
-// Each connection of a session is asked for anew, for the caller that was let in.
-func TestEachConnectionIsAskedFor(t *testing.T) {
-	b := newBench(t, Config{})
-	defer b.kube.Close()
-	refused := &stream.Error{Code: stream.Forbidden, Text: "not any more"}
-	b.do = func(ctx context.Context, s *session) {
-		c, err := s.Dial(ctx, 80, kubectl.DoorSPDY)
-		if err != nil || c.Close() != nil || c.Close() != nil {
-			t.Error(err)
-		}
-		b.err = refused
-		if c, err := s.Dial(ctx, 443, kubectl.DoorV4); !errors.Is(err, refused) || c != nil {
-			t.Errorf("%v, %v", c, err)
-		}
-		if s.live != 0 {
-			t.Errorf("%d live connections", s.live)
-		}
-	}
-	b.ask(t, http.MethodPost, webPath)
-	if len(b.calls) != 2 {
-		t.Fatalf("%d calls", len(b.calls))
-	}
-	for i, want := range []relay.Call{
-		{From: "192.0.2.1:1234", Door: kubectl.DoorSPDY, Target: relay.Target{Namespace: "ns", Pod: "web", Port: 80}},
-		{From: "192.0.2.1:1234", Door: kubectl.DoorV4, Target: relay.Target{Namespace: "ns", Pod: "web", Port: 443}},
-	} {
-		got := b.calls[i]
-		if got.Who.Name != "ann" || got.From != want.From || got.Door != want.Door || got.Target != want.Target {
-			t.Errorf("call %d: %+v", i, got)
-		}
-	}
-}
-
-// A relay that goes away leaves connections their time and ends a session when it
-// has none left.
-func TestSessionsOfARelayThatLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, Config{})
-		b.do = func(ctx context.Context, s *session) {
-			live, hangUp := context.WithCancel(ctx)
-			var joined sync.WaitGroup
-			c, err := s.Dial(ctx, 80, kubectl.DoorSPDY)
-			if err != nil {
-				t.Error(err)
-				hangUp()
-				return
-			}
-			joined.Go(func() { _ = c.Join(live, nil) })
-			close(b.drain)
-			synctest.Wait()
-			select {
-			case <-s.Over():
-				t.Error("over while a connection runs")
-			default:
-			}
-			hangUp()
-			joined.Wait()
-			<-s.Over()
-			if stream.CodeOf(s.Why()) != stream.GoingAway {
-				t.Error(s.Why())
-			}
-		}
-		b.ask(t, http.MethodPost, webPath)
-		if len(b.let) != 1 {
-			t.Error("not let in")
-		}
-		_ = b.kube.Close()
-	})
-}
-
-// A session ends when its pod is gone for good or the right to it is, and not
-// when it is idle.
-func TestSessionsThatMustEnd(t *testing.T) {
-	tests := map[string]struct {
-		change func(*bench)
-		within time.Duration
-		code   stream.Code
-	}{
-		"pod gone":       {func(b *bench) { delete(b.api.pods, "ns/web") }, time.Minute, stream.PodNotFound},
-		"pod done":       {phase(corev1.PodFailed), time.Minute, stream.NamespaceGone},
-		"access revoked": {func(b *bench) { b.api.rights = func(string, *authorizationv1.ResourceAttributes) bool { return false } }, time.Minute, stream.Forbidden},
-		"relay leaves":   {func(b *bench) { close(b.drain) }, 0, stream.GoingAway},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, Config{})
-				b.do = func(_ context.Context, s *session) {
-					time.Sleep(10 * time.Minute)
-					select {
-					case <-s.Over():
-						t.Error("over for no reason:", s.Why())
-						return
-					default:
-					}
-					b.api.set(func() { tt.change(b) })
-					began := time.Now()
-					<-s.Over()
-					if stream.CodeOf(s.Why()) != tt.code || time.Since(began) > tt.within {
-						t.Errorf("after %v: %v", time.Since(began), s.Why())
-					}
-				}
-				b.ask(t, http.MethodGet, webPath)
-				_ = b.kube.Close()
-			})
-		})
 	}
 }
 
