@@ -8,10 +8,12 @@ import (
 	"hash"
 	"maps"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"k8s.io/client-go/transport"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
@@ -84,6 +86,13 @@ func impersonated(p person) (*credential, error) {
 	if p.name == "" {
 		return nil, &stream.Error{Code: stream.Unauthenticated, Text: "the certificate names no user"}
 	}
+	p.groups = slices.DeleteFunc(slices.Clone(p.groups), func(g string) bool { return g == "" })
+	if !p.survives() {
+		return nil, &stream.Error{
+			Code: stream.Unauthenticated,
+			Text: "the name of the user, or of a group, begins or ends with a space or holds what cannot be passed on: get a certificate without",
+		}
+	}
 	// client-go knows how to write extra keys; it is used for that alone.
 	var h http.Header
 	_, _ = transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{
@@ -92,6 +101,19 @@ func impersonated(p person) (*credential, error) {
 	c := newCredential(h, true)
 	c.user, c.groups, c.until = p.name, p.groups, p.until
 	return c, nil
+}
+
+// survives tells whether all that p says arrives as it is. HTTP/1.1 takes away
+// spaces at the ends of a header, and so would make another user or group of one
+// whom nobody has judged: " system:masters" is no group that anybody is kept from.
+func (p *person) survives() bool {
+	said := slices.Concat([]string{p.name, p.uid}, p.groups)
+	for _, values := range p.extra {
+		said = append(said, values...)
+	}
+	return !slices.ContainsFunc(said, func(s string) bool {
+		return !httpguts.ValidHeaderFieldValue(s) || textproto.TrimString(s) != s
+	})
 }
 
 // take is a RoundTripper that looks at a request and sends nothing.
@@ -105,6 +127,8 @@ func (t take) RoundTrip(r *http.Request) (*http.Response, error) {
 func newCredential(h http.Header, lent bool) *credential {
 	sum := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(h)) {
+		// With the number of values: whoever is asked for may be called as a header is.
+		_, _ = fmt.Fprintf(sum, "%d of ", len(h[name]))
 		write(sum, name)
 		for _, v := range h[name] {
 			write(sum, v)

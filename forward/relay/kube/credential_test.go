@@ -195,13 +195,15 @@ func TestCredentialsDiffer(t *testing.T) {
 	seen := make(map[[32]byte]string)
 	for name, c := range map[string]*credential{
 		"nobody": anonymous(), "a": bearer("a", nil), "b": bearer("b", nil),
-		"a as b":         bearer("a", http.Header{"Impersonate-User": {"b"}}),
-		"a as b of c":    bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c"}}),
-		"a as b of c, d": bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c", "d"}}),
-		"a as b of cd":   bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"cd"}}),
-		"lent b":         mustLend(t, person{name: "b"}),
-		"lent b of c":    mustLend(t, person{name: "b", groups: []string{"c"}}),
-		"lent b, id c":   mustLend(t, person{name: "b", uid: "c"}),
+		"a as b":                              bearer("a", http.Header{"Impersonate-User": {"b"}}),
+		"a as b of c":                         bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c"}}),
+		"a as b of c with a uid":              bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c"}, "Impersonate-Uid": {"1"}}),
+		"a as b of groups that are called so": bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c", "Impersonate-Uid", "1"}}),
+		"a as b of c, d":                      bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"c", "d"}}),
+		"a as b of cd":                        bearer("a", http.Header{"Impersonate-User": {"b"}, "Impersonate-Group": {"cd"}}),
+		"lent b":                              mustLend(t, person{name: "b"}),
+		"lent b of c":                         mustLend(t, person{name: "b", groups: []string{"c"}}),
+		"lent b, id c":                        mustLend(t, person{name: "b", uid: "c"}),
 	} {
 		if other, ok := seen[c.key]; ok {
 			t.Errorf("%s and %s are remembered as one", name, other)
