@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -167,11 +168,15 @@ func (c *carrier) over(cause error) {
 	if cause == nil {
 		cause = &stream.Error{Code: stream.GoingAway, Text: "the session is over"}
 	}
-	reason := cause.Error()
-	c.goodbye(reason[:min(len(reason), maxReason)])
+	c.goodbye(cut(cause.Error()))
 	c.cancel(cause)
 	c.linger()
 }
 
 // linger gives the client a moment to take the last frames and to hang up.
 func (c *carrier) linger() { _ = c.conn.SetDeadline(time.Now().Add(lingerTimeout)) }
+
+// cut bounds a text for people.
+func cut(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
+}

@@ -63,7 +63,7 @@ func (s *channels) start() {
 			s.serve(p)
 			if s.open.Add(-1) == 0 {
 				close(s.done)
-				s.out.finish(appendWSClose(nil, closeNormal, ""))
+				s.out.finish(wsClose(closeNormal, ""))
 				s.linger()
 			}
 		})
@@ -130,11 +130,8 @@ func (s *channels) left(err error) error {
 // message reads one message into its channel.
 func (s *channels) message() error {
 	var channel [1]byte
-	switch _, err := io.ReadFull(s.ws, channel[:]); {
-	case s.ws.end != nil:
+	if n, _ := io.ReadFull(s.ws, channel[:]); n == 0 { // empty, or the end
 		return s.ws.end
-	case err != nil:
-		return nil // empty
 	}
 	id := int(channel[0])
 	if s.framing.coded {
@@ -178,19 +175,19 @@ func (s *channels) sendGoodbye(reason string) {
 	for _, p := range s.ports {
 		s.say(p, reason)
 	}
-	s.out.finish(appendWSClose(nil, closeGoingAway, reason))
+	s.out.finish(wsClose(closeGoingAway, reason))
 }
 
 // verdict answers what ended the reading.
 func (s *channels) verdict(err error) bool {
 	var (
 		wrong  *wsError
-		closed *wsClosed
+		closed *wsCloseError
 	)
 	switch {
 	case errors.As(err, &wrong):
 		s.cfg.Log.Info("client broke the protocol", "door", s.door, "error", err)
-		s.out.finish(appendWSClose(nil, wrong.code, wrong.text))
+		s.out.finish(wsClose(wrong.code, wrong.text))
 	case errors.Is(err, io.EOF), errors.As(err, &closed):
 		s.out.finish(nil) // the close frame has been answered
 	default:

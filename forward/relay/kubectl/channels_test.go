@@ -171,12 +171,12 @@ func TestV4RefusedPort(t *testing.T) {
 	eachV4(t, func(t *testing.T, protocol string) {
 		good := listen(t, echo)
 		p := newPod(nil)
-		real := newPod(nil)
+		local := newPod(nil)
 		p.dial = func(ctx context.Context, port uint16) (Connection, error) {
 			if port == 1 {
 				return nil, &stream.Error{Code: stream.NotListening, Text: "nothing listens there"}
 			}
-			return real.Dial(ctx, port, DoorV4)
+			return local.Dial(ctx, port, DoorV4)
 		}
 		c := v4(t, serve(t, Config{}, p, false), protocol, 1, good)
 		channel, text := c.read()

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
@@ -49,7 +48,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func dialerFor(srv *httptest.Server, transport string) (httpstream.Dialer, error) {
+// newForwarder makes what kubectl port-forward makes.
+func newForwarder(f *forwarding, srv *httptest.Server, transport string, port uint16, ready chan struct{}) (*portforward.PortForwarder, error) {
 	u, err := url.Parse(srv.URL + "/api/v1/namespaces/ns/pods/web/portforward")
 	if err != nil {
 		return nil, err
@@ -58,26 +58,29 @@ func dialerFor(srv *httptest.Server, transport string) (httpstream.Dialer, error
 	if strings.HasPrefix(srv.URL, "https") {
 		cfg.Insecure = true
 	}
+	local, ports := []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}
 	if transport == "websocket" {
-		return portforward.NewSPDYOverWebsocketDialer(u, cfg)
+		dialer, err := portforward.NewSPDYOverWebsocketDialer(u, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return portforward.NewOnAddresses(dialer, local, ports, f.stop, ready, f.out, f.out)
 	}
 	rt, upgrader, err := spdy.RoundTripperFor(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return spdy.NewDialer(upgrader, &http.Client{Transport: rt}, http.MethodPost, u), nil
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: rt}, http.MethodPost, u)
+	return portforward.NewOnAddresses(dialer, local, ports, f.stop, ready, f.out, f.out)
 }
 
 // kubectl forwards a local port to a port of the pod behind srv, as kubectl does.
 func kubectl(t testing.TB, srv *httptest.Server, transport string, port uint16) *forwarding {
 	t.Helper()
 	f := &forwarding{stop: make(chan struct{}), done: make(chan struct{}), out: new(lockedBuffer)}
-	dialer, err := dialerFor(srv, transport)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ready := make(chan struct{})
-	f.port, err = portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, f.stop, ready, f.out, f.out)
+	var err error
+	f.port, err = newForwarder(f, srv, transport, port, ready)
 	if err != nil {
 		t.Fatal(err)
 	}

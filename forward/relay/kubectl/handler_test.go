@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -62,7 +61,7 @@ func TestParsePorts(t *testing.T) {
 }
 
 // request writes lines of a request, and reads the head of the answer.
-func request(t *testing.T, srv *httptest.Server, lines ...string) (*http.Response, net.Conn, *bufio.Reader) {
+func request(t *testing.T, srv *httptest.Server, lines ...string) (*http.Response, net.Conn) {
 	t.Helper()
 	c, err := net.Dial("tcp", srv.Listener.Addr().String())
 	if err != nil {
@@ -78,7 +77,7 @@ func request(t *testing.T, srv *httptest.Server, lines ...string) (*http.Respons
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, c, r
+	return resp, c
 }
 
 const (
@@ -139,7 +138,7 @@ func TestUpgrades(t *testing.T) {
 	srv := serve(t, Config{}, newPod(nil), false)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			resp, c, _ := request(t, srv, tt.lines...)
+			resp, c := request(t, srv, tt.lines...) //nolint:bodyclose // its connection is closed instead
 			defer c.Close()
 			if resp.StatusCode != tt.code {
 				t.Fatalf("answer %s", resp.Status)
@@ -185,7 +184,7 @@ func TestEarlyFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := bufio.NewReader(c)
-	if _, err := http.ReadResponse(r, nil); err != nil {
+	if _, err := http.ReadResponse(r, nil); err != nil { //nolint:bodyclose // its connection is closed instead
 		t.Fatal(err)
 	}
 	got := make([]byte, 12)
@@ -203,11 +202,10 @@ func TestOtherHeadersOfTheAnswer(t *testing.T) {
 		h.ServeSession(w, r, p, nil)
 	}))
 	defer srv.Close()
-	resp, c, _ := request(t, srv, post, upgrade, toSPDY, version)
+	resp, c := request(t, srv, post, upgrade, toSPDY, version) //nolint:bodyclose // its connection is closed instead
 	defer c.Close()
 	if resp.Header.Get("Audit-Id") != "42" || resp.Header.Get("Upgrade") != "SPDY/3.1" {
 		t.Errorf("header %v", resp.Header)
 	}
 	p.end(errors.New("over"))
-	_, _ = fmt.Fprint(io.Discard, resp.Status)
 }

@@ -263,7 +263,7 @@ func TestTunnelRefusesText(t *testing.T) {
 		go func() { ended <- New(Config{}).serveTunnel(t.Context(), server, server, newPod(nil)) }()
 		go func() { _, _ = client.Write(clientFrame(wsFin|opText, []byte("hello"))) }()
 		got, _ := io.ReadAll(client)
-		if want := appendWSClose(nil, closeUnsupported, ""); !bytes.Equal(got, want) {
+		if want := wsClose(closeUnsupported, ""); !bytes.Equal(got, want) {
 			t.Errorf("answer %x", got)
 		}
 		var wrong *wsError
@@ -287,7 +287,7 @@ func TestTunnelAnswersPingsAndCloses(t *testing.T) {
 		got, _ := io.ReadAll(client)
 		pong := append(appendWSHead(nil, opPong, 2), "hi"...)
 		answer := append(appendWSHead(nil, opBinary, 12), appendPing(nil, 7)...)
-		farewell := appendWSClose(nil, closeNormal, "")
+		farewell := wsClose(closeNormal, "")
 		for _, want := range [][]byte{pong, answer, farewell} {
 			if !bytes.Contains(got, want) {
 				t.Errorf("answer %x lacks %x", got, want)

@@ -66,12 +66,12 @@ func TestKubectlEcho(t *testing.T) {
 
 // podsByPort is a pod whose port 1 is refused and whose others are of this host.
 func refusingPort1() *pod {
-	real := newPod(nil)
+	local := newPod(nil)
 	return newPod(func(ctx context.Context, port uint16) (Connection, error) {
 		if port == 1 {
 			return nil, &stream.Error{Code: stream.NotListening, Text: "connection refused"}
 		}
-		return real.Dial(ctx, port, "test")
+		return local.Dial(ctx, port, "test")
 	})
 }
 

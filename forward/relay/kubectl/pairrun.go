@@ -145,8 +145,7 @@ func strictText(user Session, port uint16, err error) string {
 	if n, ok := user.(Namer); ok {
 		name, uid = n.Pod()
 	}
-	text := fmt.Sprintf("error forwarding port %d to pod %s, uid %v: %v", port, name, uid, err)
-	return text[:min(len(text), maxReason)]
+	return cut(fmt.Sprintf("error forwarding port %d to pod %s, uid %v: %v", port, name, uid, err))
 }
 
 // podFinished passes the pod's end on. The error stream ends as well, or kubectl would

@@ -224,7 +224,7 @@ func (s *spdySession) sendGoodbye(reason string) {
 func (s *spdySession) finish(code uint16) {
 	var last []byte
 	if s.tunnel {
-		last = appendWSClose(nil, code, "")
+		last = wsClose(code, "")
 	}
 	s.out.finish(last)
 }
@@ -234,7 +234,7 @@ func (s *spdySession) verdict(err error) bool {
 	var (
 		wrong   *spdyError
 		wrongWS *wsError
-		closed  *wsClosed
+		closed  *wsCloseError
 	)
 	switch {
 	case errors.As(err, &wrong):

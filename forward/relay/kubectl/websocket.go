@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Frames of WebSocket as in RFC 6455, section 5. Only what a server needs: frames
@@ -53,9 +54,10 @@ func appendWSHead(b []byte, op byte, n int) []byte {
 	}
 }
 
-func appendWSClose(b []byte, code uint16, reason string) []byte {
-	reason = reason[:min(len(reason), maxWSControl-2)]
-	b = appendWSHead(b, opClose, 2+len(reason))
+// wsClose makes a close frame. A reason that is too long is cut.
+func wsClose(code uint16, reason string) []byte {
+	reason = strings.ToValidUTF8(reason[:min(len(reason), maxWSControl-2)], "")
+	b := appendWSHead(nil, opClose, 2+len(reason))
 	b = binary.BigEndian.AppendUint16(b, code)
 	return append(b, reason...)
 }
@@ -68,11 +70,11 @@ type wsError struct {
 
 func (e *wsError) Error() string { return "websocket: " + e.text }
 
-// wsClosed is the end of a connection whose client said goodbye in another way
+// wsCloseError is the end of a connection whose client said goodbye in another way
 // than with closeNormal.
-type wsClosed struct{ code uint16 }
+type wsCloseError struct{ code uint16 }
 
-func (e *wsClosed) Error() string {
+func (e *wsCloseError) Error() string {
 	return fmt.Sprintf("websocket: client closed with code %d", e.code)
 }
 
@@ -246,7 +248,7 @@ func (w *wsReader) closeFrame(p []byte) error {
 	if code == closeNormal || code == closeGoingAway || code == closeNoStatus {
 		return io.EOF
 	}
-	return &wsClosed{code}
+	return &wsCloseError{code}
 }
 
 // noEOF makes an end in the middle of something an error.

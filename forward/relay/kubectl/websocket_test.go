@@ -83,7 +83,7 @@ func TestTunnelReader(t *testing.T) {
 		{"cut in a message", clientFrame(wsFin|opBinary, []byte("abc"))[:8], "ab", io.ErrUnexpectedEOF, ""},
 		{"cut in a head", clientFrame(wsFin|opBinary, []byte("abc"))[:4], "", io.ErrUnexpectedEOF, ""},
 		{"cut between fragments", clientFrame(opBinary, []byte("abc")), "abc", io.ErrUnexpectedEOF, ""},
-		{"bad close code", closeWith(1011), "", &wsClosed{1011}, "\x08\x03\xf3"},
+		{"bad close code", closeWith(1011), "", &wsCloseError{1011}, "\x08\x03\xf3"},
 		{"text", clientFrame(wsFin|opText, []byte("abc")), "", &wsError{code: closeUnsupported}, ""},
 		{"not masked", appendWSHead(nil, opBinary, 0), "", &wsError{code: closeProtocol}, ""},
 		{"reserved bit", clientFrame(wsFin|0x40|opBinary, nil), "", &wsError{code: closeProtocol}, ""},
@@ -125,7 +125,7 @@ func sameEnd(err, want error) bool {
 	if errors.As(want, &theirs) {
 		return errors.As(err, &ours) && ours.code == theirs.code
 	}
-	var closed, wantClosed *wsClosed
+	var closed, wantClosed *wsCloseError
 	if errors.As(want, &wantClosed) {
 		return errors.As(err, &closed) && closed.code == wantClosed.code
 	}
