@@ -116,7 +116,7 @@ func appendGoAway(b []byte, last, status uint32) []byte {
 // replies makes SYN_REPLY frames without headers, which are all that a port-forward
 // needs. Header blocks of a session are one zlib stream. The empty block, a count
 // of 0, goes into it as a stored block of deflate: whole bytes that depend on
-// nothing before them, so that no compressor is kept, which would be 1 MiB.
+// nothing before them, so that no compressor is kept, which would be 0.8 MiB.
 type replies struct{ begun bool }
 
 // Beginning of the zlib stream: deflate with a window of 32 KiB and a dictionary,
