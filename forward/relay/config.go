@@ -36,8 +36,9 @@ type Config struct {
 	// http/1.1 or for no protocol at all are served by it, if TLS lets them in. The
 	// handler sees the TLS state of the connection in the request; a connection that
 	// it hijacks ends with it. The context of a request ends when the relay cuts what
-	// runs, with the reason as its cause. HTTP is asked once, by New, for a server
-	// that does not serve yet. nil: no such door.
+	// runs, with the reason as its cause: of one that has hijacked nothing some seconds
+	// after the end of Serve's context, of the others after DrainTimeout. HTTP is asked
+	// once, by New, for a server that does not serve yet. nil: no such door.
 	HTTP func(*Server) http.Handler
 
 	// Version is shown to peers.

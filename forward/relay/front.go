@@ -28,6 +28,13 @@ const (
 	// HTTP/2, in bytes.
 	httpStreamWindow = 256 << 10
 	httpConnWindow   = 1 << 20
+	// httpPartingTime is how long what is no upgrade may go on once the relay has
+	// begun to go away. A watch or the logs of a container have no end of their own,
+	// and whoever asked asks again; what has one has reached it by then.
+	httpPartingTime = 5 * time.Second
+	// httpUnreadTime bounds the rest of a request that nobody has read: net/http
+	// waits for some of it before it answers.
+	httpUnreadTime = 5 * time.Second
 )
 
 // front is the HTTP door. TLS is behind a connection that comes here, a request is
@@ -42,6 +49,11 @@ type front struct {
 	handler http.Handler
 	http    *http.Server
 	in      *inlet
+
+	parting context.Context // ends when what is no upgrade has to
+	part    context.CancelCauseFunc
+
+	partingTime, unreadTime time.Duration // other than the constants only in tests
 
 	mu     sync.Mutex
 	guests map[net.Conn]*guest
@@ -70,7 +82,11 @@ type guest struct {
 type guestKey struct{}
 
 func newFront(s *Server, handler http.Handler) *front {
-	f := &front{srv: s, handler: handler, in: newInlet(), guests: make(map[net.Conn]*guest)}
+	f := &front{
+		srv: s, handler: handler, in: newInlet(), guests: make(map[net.Conn]*guest),
+		partingTime: httpPartingTime, unreadTime: httpUnreadTime,
+	}
+	f.parting, f.part = context.WithCancelCause(context.Background())
 	f.http = &http.Server{
 		Handler:                      f,
 		DisableGeneralOptionsHandler: true, // what is asked of the API server is the API server's to answer
@@ -152,6 +168,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g == nil {
 		panic(http.ErrAbortHandler)
 	}
+	defer f.finish(w, r)
 	if err := f.begin(g); err != nil {
 		f.srv.metrics.refused(label(stream.CodeOf(err)))
 		w.Header().Set("Connection", "close")
@@ -160,7 +177,30 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.end(g)
-	f.handler.ServeHTTP(w, r)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	stop := context.AfterFunc(f.parting, func() {
+		if !f.upgraded(g) {
+			cancel(context.Cause(f.parting))
+		}
+	})
+	defer stop()
+	f.handler.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// finish bounds what net/http may still read of a request that was answered. On
+// HTTP/2 it reads nothing more.
+func (f *front) finish(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(f.unreadTime))
+	}
+}
+
+// upgraded tells whether the handler has taken the connection over.
+func (f *front) upgraded(g *guest) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return g.over
 }
 
 func (f *front) begin(g *guest) error {
@@ -274,11 +314,18 @@ func (f *front) quiet() <-chan struct{} {
 }
 
 // drain takes no new connections and lets go those without a request; those of
-// HTTP/2 are told to ask elsewhere. It returns when all have ended, or with ctx.
-func (f *front) drain(ctx context.Context) { _ = f.http.Shutdown(ctx) }
+// HTTP/2 are told to ask elsewhere. Requests have httpPartingTime, or limit if that
+// is less; upgraded connections are not touched. It returns when all requests have
+// ended, or with ctx.
+func (f *front) drain(ctx context.Context, limit time.Duration) {
+	late := time.AfterFunc(min(f.partingTime, limit), func() { f.part(errShutdown) })
+	defer late.Stop()
+	_ = f.http.Shutdown(ctx)
+}
 
 // close cuts what is left.
 func (f *front) close() {
+	f.part(errShutdown)
 	_ = f.http.Close()
 	_ = f.in.Close()
 	f.mu.Lock()

@@ -117,3 +117,31 @@ func TestDeafHandlerIsCutOff(t *testing.T) {
 		t.Errorf("%d connections, %d requests are left", conns, requests)
 	}
 }
+
+// A watch and the logs of a container have no end: they do not hold a relay that
+// goes away for as long as those may who cannot come again.
+func TestDrainDoesNotWaitForWhatHasNoEnd(t *testing.T) {
+	for _, proto := range []string{"h2", "http/1.1"} {
+		w := newWeb()
+		h := newHouse(t, Config{HTTP: w.on, DrainTimeout: time.Hour})
+		h.s.front.partingTime = 50 * time.Millisecond
+		c, br := h.upgraded()
+		var holding sync.WaitGroup
+		b := h.browser([]string{proto})
+		holding.Go(func() { get(t, b, "/hold") })
+		h.metric(`culvert_relay_http_requests 2`)
+		h.stop()
+		if err := <-w.cause; !errors.Is(err, &stream.Error{Code: stream.GoingAway}) {
+			t.Errorf("%s: the request ends with %v", proto, err)
+		}
+		holding.Wait()
+		echoed(t, c, br)
+		select {
+		case <-h.done:
+			t.Error("the relay has ended")
+		default:
+		}
+		_ = c.Close()
+		<-h.done
+	}
+}

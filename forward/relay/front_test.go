@@ -341,3 +341,21 @@ func TestPanicsAndComplaintsAreLoggedQuietly(t *testing.T) {
 	h.metric(`culvert_relay_http_connections 0`)
 	h.metric(`culvert_relay_http_requests 0`)
 }
+
+// net/http reads some of what a handler has left unread before it answers, with no
+// limit of its own: who promises a body and sends none must not stay for ever.
+func TestBodyThatNobodyReads(t *testing.T) {
+	for name, head := range map[string]string{
+		"length": "Content-Length: 100\r\n\r\n", "chunks": "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+	} {
+		w := newWeb()
+		h := newHouse(t, Config{HTTP: w.on})
+		h.s.front.unreadTime = 50 * time.Millisecond
+		c := h.secure("http/1.1")
+		write(t, c, []byte("POST /who HTTP/1.1\r\nHost: relay\r\n"+head))
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200") {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		h.metric(`culvert_relay_http_connections 0`)
+	}
+}

@@ -133,7 +133,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.flows.close()
 	s.nodes.goingAway(errShutdown.Text, s.cfg.DrainTimeout)
 	if s.front != nil {
-		background.Go(func() { s.front.drain(base) })
+		background.Go(func() { s.front.drain(base, s.cfg.DrainTimeout) })
 	}
 	s.waitIdle(s.cfg.DrainTimeout)
 	stopUsers(errShutdown)
