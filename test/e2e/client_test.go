@@ -63,7 +63,7 @@ func diagnosed(t *testing.T, r *rig, direct string) {
 		want             string
 	}{
 		{"well", direct, []string{"pod/inner", "8080"}, 0, ""},
-		{"nobody listens", direct, []string{"pod/inner", "8999"}, 1, "not-listening"},
+		{"nobody listens", direct, []string{"pod/inner", "8999"}, 1, "nothing listens"},
 		{"no right", r.account(t, "nobody", "system:basic-user"), []string{"pod/inner", "8080"}, 1, "pods/portforward"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
