@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/client-go/tools/portforward"
@@ -64,7 +65,7 @@ func TestKubectlEcho(t *testing.T) {
 	})
 }
 
-// podsByPort is a pod whose port 1 is refused and whose others are of this host.
+// refusingPort1 is a pod whose port 1 is refused and whose others are of this host.
 func refusingPort1() *pod {
 	local := newPod(nil)
 	return newPod(func(ctx context.Context, port uint16) (Connection, error) {
@@ -105,10 +106,9 @@ func TestKubectlRefusedPortStrict(t *testing.T) {
 
 func TestKubectlPodResets(t *testing.T) {
 	everyTransport(t, func(t *testing.T, transport string) {
-		var reset bool
+		var reset atomic.Bool
 		port := listen(t, func(c *net.TCPConn) {
-			if !reset {
-				reset = true
+			if !reset.Swap(true) {
 				_, _ = io.ReadFull(c, make([]byte, 4))
 				_ = c.SetLinger(0)
 				return
