@@ -179,7 +179,7 @@ func updates(t *testing.T, r *rig) {
 					t.Fatal(err)
 				}
 				defer f.Kill()
-				all.Go(func() { load(t, ctx, f) })
+				all.Go(func() { load(ctx, t, f) })
 			}
 			if _, err := r.Kubectl(t.Context(), "rollout", "restart", "-n", tt.namespace, tt.workload); err != nil {
 				t.Fatal(err)
@@ -194,7 +194,7 @@ func updates(t *testing.T, r *rig) {
 
 // load makes one connection after the other until ctx ends, and claims that all
 // are served.
-func load(t *testing.T, ctx context.Context, f *forwarding) {
+func load(ctx context.Context, t *testing.T, f *forwarding) {
 	var well, failed atomic.Int64
 	var last error
 	for ctx.Err() == nil {

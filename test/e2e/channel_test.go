@@ -60,18 +60,16 @@ func (r *rig) channels(ctx context.Context, e endpoint, protocol, pod, query str
 		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return r.Client.Dial(ctx, address) },
 	}
 	defer transport.CloseIdleConnections()
+	//nolint:bodyclose // the library reads and closes it
 	ws, resp, err := websocket.Dial(ctx, e.server+"/api/v1/namespaces/default/pods/"+pod+"/portforward?"+query, &websocket.DialOptions{
 		HTTPClient:   &http.Client{Transport: transport},
 		HTTPHeader:   http.Header{"Authorization": {"Bearer " + e.token}},
 		Subprotocols: []string{protocol},
 	})
-	if err != nil {
-		if resp != nil {
-			return nil, fmt.Errorf("%s: %w", resp.Status, err)
-		}
-		return nil, err
+	if err != nil && resp != nil {
+		return nil, fmt.Errorf("%s: %w", resp.Status, err)
 	}
-	return ws, nil
+	return ws, err
 }
 
 // channel speaks the protocol that Kubernetes' own tests speak: the port first on

@@ -73,8 +73,8 @@ func diagnosed(t *testing.T, r *rig, direct string) {
 				t.Errorf("exit code %d, %v", got.code, err)
 			}
 			got, err = r.see(t.Context(), r.culvertCommand(tt.kubeconfig, append([]string{"doctor", "-o", "json"}, tt.args...)...))
-			var any map[string]json.RawMessage
-			if err != nil || got.code != tt.code || json.Unmarshal([]byte(got.out), &any) != nil {
+			var report map[string]json.RawMessage
+			if err != nil || got.code != tt.code || json.Unmarshal([]byte(got.out), &report) != nil {
 				t.Errorf("as JSON: %+v, %v", brief(got), err)
 			}
 		})

@@ -98,7 +98,7 @@ func (f *Follower) watch(ctx context.Context, since snapshot) error {
 		return err
 	case <-f.kick:
 		cancel()
-		<-ended
+		<-ended // that it was canceled
 		return nil
 	}
 }
