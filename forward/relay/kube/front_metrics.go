@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"net/http"
 )
 
@@ -27,6 +29,16 @@ type recorder struct {
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
+// Hijack implements http.Hijacker. A connection is taken over for nothing but an
+// upgrade.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil && r.status == 0 {
+		r.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
 // WriteHeader implements http.ResponseWriter.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
@@ -43,8 +55,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return r.ResponseWriter.Write(p)
 }
 
-// outcome is the class of the status. A connection that was taken over has none
-// unless it was noted.
+// outcome is the class of the status.
 func (r *recorder) outcome() string {
 	switch class := r.status / 100; {
 	case r.status == 0:

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +36,6 @@ func (p *proxy) join(way *passage) {
 		p.unanswered(way, fmt.Errorf("take the client's connection over: %w", err))
 		return
 	}
-	way.rec.status = http.StatusSwitchingProtocols
 	began := time.Now()
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	client := &clientEnd{Conn: conn, Reader: io.MultiReader(bytes.NewReader(early), conn)}
@@ -50,9 +51,13 @@ func (p *proxy) join(way *passage) {
 		_, err = p.joiner.Join(ctx, forward.Pipe(client, clientWriter{conn, p.partingTime}), forward.Pipe(backend, backendWriter{backend}), &live)
 	}
 	asked.Wait()
-	p.kube.cfg.Log.Info("upgraded session ended",
+	log := p.kube.cfg.Log.With(
 		"user", user, "from", way.in.RemoteAddr, "method", way.in.Method, "path", clip(way.in.URL.EscapedPath()), "protocol", way.protocol,
-		"bytes_up", live.AtoB.Load(), "bytes_down", live.BtoA.Load(), "duration", time.Since(began), "err", err)
+		"bytes_up", live.AtoB.Load(), "bytes_down", live.BtoA.Load(), "duration", time.Since(began))
+	if err != nil {
+		log = log.With("err", err)
+	}
+	log.Info("upgraded session ended")
 }
 
 // nameOf returns the caller's name for the log, if it can be had.
@@ -97,8 +102,17 @@ type clientEnd struct {
 	io.Reader
 }
 
+// errStayed is what becomes of a client that does not hang up.
+var errStayed = errors.New("client stayed after the API server had hung up")
+
 // Read implements io.Reader.
-func (c *clientEnd) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+func (c *clientEnd) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // clientWriter sets the only deadline there is
+		err = errStayed
+	}
+	return n, err
+}
 
 // CloseWithError aborts: a client of TLS sees no end mark, one of TCP a reset.
 func (c *clientEnd) CloseWithError(error) error {
