@@ -31,6 +31,10 @@ type recordConn struct {
 	calm  int
 }
 
+// NetConn returns the connection beneath, as tls.Conn does: who was handed the TLS
+// connection can reach the socket.
+func (c *recordConn) NetConn() net.Conn { return c.Conn }
+
 // hold keeps records back until flush.
 func (c *recordConn) hold() {
 	c.wmu.Lock()
