@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -122,43 +123,35 @@ func deleted(ctx context.Context, s *scene) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.forward(ctx, "pod/"+pod, portEcho)
-	if err != nil {
-		return err
-	}
-	defer f.Kill()
-	conn, err := f.dial(ctx, 0)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := exchange(conn, "before", patience); err != nil {
-		return err
-	}
-	if _, err := s.cluster.Kubectl(ctx, "delete", "deployment", name); err != nil {
-		return err
-	}
-	if err := ends(conn, patience); err != nil {
-		return err
-	}
-	if s.native {
-		time.Sleep(time.Second)
-		if !f.alive() {
-			return fmt.Errorf("it has ended: %s", said(f.Process))
+	return s.connected(ctx, "pod/"+pod, []int{portEcho}, func(f *forwarding, conn *net.TCPConn) error {
+		if err := exchange(conn, "before", patience); err != nil {
+			return err
+		}
+		if _, err := s.cluster.Kubectl(ctx, "delete", "deployment", name); err != nil {
+			return err
+		}
+		if err := ends(conn, patience); err != nil {
+			return err
+		}
+		if s.native {
+			time.Sleep(time.Second)
+			if !f.alive() {
+				return fmt.Errorf("it has ended: %s", said(f.Process))
+			}
+			return nil
+		}
+		// kubectl hears it at the latest when the next one connects.
+		for began := time.Now(); f.alive(); time.Sleep(200 * time.Millisecond) {
+			if time.Since(began) > 90*time.Second {
+				return fmt.Errorf("it still runs: %s", said(f.Process))
+			}
+			if next, err := f.dial(ctx, 0); err == nil {
+				_ = ends(next, time.Second)
+				next.Close()
+			}
 		}
 		return nil
-	}
-	// kubectl hears it at the latest when the next one connects.
-	for began := time.Now(); f.alive(); time.Sleep(200 * time.Millisecond) {
-		if time.Since(began) > 90*time.Second {
-			return fmt.Errorf("it still runs: %s", said(f.Process))
-		}
-		if next, err := f.dial(ctx, 0); err == nil {
-			_ = ends(next, time.Second)
-			next.Close()
-		}
-	}
-	return nil
+	})
 }
 
 // updates rolls agents and relays while forwards are in use.

@@ -94,6 +94,21 @@ func (f *forwarding) dial(ctx context.Context, i int) (*net.TCPConn, error) {
 	return f.way.on.Dial(ctx, "127.0.0.1:"+f.ports[i])
 }
 
+// connected forwards ports, connects to the first, and ends both after do.
+func (w way) connected(ctx context.Context, target string, ports []int, do func(f *forwarding, conn *net.TCPConn) error) error {
+	f, err := w.forward(ctx, target, ports...)
+	if err != nil {
+		return err
+	}
+	defer f.Kill()
+	conn, err := f.dial(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return do(f, conn)
+}
+
 // ask connects, sends, finishes and reads to the end, all within limit.
 func (f *forwarding) ask(ctx context.Context, i int, send string, limit time.Duration) (string, error) {
 	conn, err := f.dial(ctx, i)
