@@ -45,7 +45,7 @@ func newCalls(cfg *Config, api *url.URL, own *ownToken, base http.RoundTripper, 
 	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
 	base = bounded{maxAnswer, base}
 	relays := &asRelay{host: api.Host, path: api.Path, own: own, next: base}
-	callers := &asCaller{host: api.Host, own: own, next: base}
+	callers := &asCaller{host: api.Host, path: api.Path, own: own, next: base}
 	client := func(apiPath string, gv schema.GroupVersion, rt http.RoundTripper) (rest.Interface, error) {
 		return rest.RESTClientForConfigAndClient(&rest.Config{
 			Host: api.String(), APIPath: apiPath, UserAgent: cfg.UserAgent,

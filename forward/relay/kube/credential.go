@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/textproto"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -167,9 +168,9 @@ func withCredential(ctx context.Context, c *credential) context.Context {
 // asCaller sends requests with the credential of their context and with no
 // other. It is the only way on which the relay's own token is lent to a caller.
 type asCaller struct {
-	host string // of the API server
-	own  *ownToken
-	next http.RoundTripper
+	host, path string // of the API server
+	own        *ownToken
+	next       http.RoundTripper
 }
 
 // RoundTrip refuses a request without a credential, or one that would carry the
@@ -185,7 +186,7 @@ func (t *asCaller) RoundTrip(r *http.Request) (*http.Response, error) {
 func (t *asCaller) headers(r *http.Request) (http.Header, error) {
 	c, _ := r.Context().Value(credentialKey{}).(*credential)
 	switch {
-	case r.URL.Scheme != "https" || r.URL.Host != t.host:
+	case r.URL.Scheme != "https" || r.URL.Host != t.host || !within(t.path, r.URL.Path):
 		return nil, errNotTheAPI
 	case c == nil || c.lent && c.header.Get(transport.ImpersonateUserHeader) == "":
 		return nil, errNoCredential
@@ -201,6 +202,14 @@ func (t *asCaller) headers(r *http.Request) (http.Header, error) {
 	}
 	h[headerAuthorization] = []string{"Bearer " + token}
 	return h, nil
+}
+
+// within tells whether p is below dir, whatever a server makes of dots in it: beside
+// an API server that has a path there may be others, which know nothing of
+// Impersonate-User.
+func within(dir, p string) bool {
+	dir = strings.TrimSuffix(dir, "/")
+	return dir == "" || strings.HasPrefix(path.Clean(p)+"/", path.Clean(dir)+"/")
 }
 
 // withoutIdentity copies h without anything that says who sends it.

@@ -278,3 +278,31 @@ func TestOwnToken(t *testing.T) {
 		}
 	}
 }
+
+// An API server that has a path may have neighbours. What is lent to them is the
+// relay's token, and they need not care for whom.
+func TestNothingGoesOutBesideTheAPI(t *testing.T) {
+	ann := mustLend(t, person{name: "ann"})
+	for url, want := range map[string]bool{
+		"/clusters/a/api":                 true,
+		"/clusters/a":                     true,
+		"/clusters/a/api/v1/../v1/pods":   true,
+		"/clusters/a/..b/api":             true,
+		"/clusters/ab/api":                false,
+		"/clusters/a/../b/api":            false,
+		"/clusters/a/%2e%2e/b/api":        false,
+		"/clusters/a/api%2f..%2f../../b":  false,
+		"/clusters/a//../../b":            false,
+		"/clusters/a/../../clusters/a/ok": true,
+	} {
+		out := &sent{}
+		rt := &asCaller{host: "api.test:6443", path: "/clusters/a/", own: &ownToken{file: tokenFile(t, relays)}, next: out}
+		res, err := rt.RoundTrip(request(t, withCredential(t.Context(), ann), http.MethodGet, testAPI+url, nil))
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		if (err == nil) != want || len(out.got) == 1 != want {
+			t.Errorf("%s: sent %d requests, %v", url, len(out.got), err)
+		}
+	}
+}

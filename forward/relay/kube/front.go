@@ -70,7 +70,12 @@ type front struct {
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	kind := kindPlain
-	defer func() { f.kube.metrics.frontRequest(kind, rec.outcome()) }()
+	defer func() {
+		f.kube.metrics.frontRequest(kind, rec.outcome())
+		if rec.status >= http.StatusBadRequest {
+			limit(rec, f.proxy.strangerTime) // what net/http has not sent yet
+		}
+	}()
 
 	r, err := unambiguous(r)
 	if err != nil {

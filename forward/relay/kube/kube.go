@@ -50,8 +50,8 @@ func New(cfg Config) (*Kube, error) {
 	own := &ownToken{file: cfg.TokenFile}
 	asking, passing, upgrading := k.newTransport(protoHTTP2, protoHTTP1), k.newTransport(protoHTTP2, protoHTTP1), k.newTransport(protoHTTP1)
 	k.transports = []*http.Transport{asking, passing, upgrading}
-	k.pass = &asCaller{host: api.Host, own: own, next: passing}
-	k.upgrade = &asCaller{host: api.Host, own: own, next: upgrading}
+	k.pass = &asCaller{host: api.Host, path: api.Path, own: own, next: passing}
+	k.upgrade = &asCaller{host: api.Host, path: api.Path, own: own, next: upgrading}
 	if k.calls, err = newCalls(&cfg, api, own, asking, k.metrics); err != nil {
 		return nil, fmt.Errorf("set up kubernetes: %w", err)
 	}

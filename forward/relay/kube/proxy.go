@@ -27,6 +27,10 @@ const (
 	// partingTime is how long a client may stay after the API server has hung up.
 	// Nothing that it still says can arrive.
 	partingTime = 10 * time.Second
+	// strangerTime bounds an answer to somebody who has not shown who he is. A
+	// connection with something to do keeps its place among the relay's sessions, so
+	// without an end to it strangers who read nothing would keep callers out.
+	strangerTime = 30 * time.Second
 )
 
 // proxy passes requests on to the API server.
@@ -40,13 +44,13 @@ type proxy struct {
 	joiner  forward.Joiner
 	now     rate.Sometimes // to complain
 
-	handshakeTime, bodyIdle, partingTime time.Duration // other than the constants only in tests
+	handshakeTime, bodyIdle, partingTime, strangerTime time.Duration // other than the constants only in tests
 }
 
 func newProxy(k *Kube) *proxy {
 	p := &proxy{
 		kube: k, now: rate.Sometimes{Interval: 10 * time.Second},
-		handshakeTime: handshakeTime, bodyIdle: bodyIdle, partingTime: partingTime,
+		handshakeTime: handshakeTime, bodyIdle: bodyIdle, partingTime: partingTime, strangerTime: strangerTime,
 	}
 	p.reverse = httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
@@ -111,6 +115,8 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	if host, _, err := net.SplitHostPort(pr.In.RemoteAddr); err == nil {
 		out.Header["X-Forwarded-For"] = []string{host}
 	}
+	out.Header.Del("Upgrade") // ReverseProxy takes some for one that upgradeOf does not
+	out.Header.Del("Connection")
 	if way.protocol != "" {
 		out.Header["Connection"] = []string{"Upgrade"}
 		out.Header["Upgrade"] = []string{way.protocol}
@@ -170,7 +176,11 @@ func (p *proxy) check(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return nonsenseError("it switched protocols and was not asked to")
 	}
-	if passageOf(res.Request).protocol != "" {
+	way := passageOf(res.Request)
+	if c, err := credentialOf(way.who); err != nil || c.nobody() || res.StatusCode == http.StatusUnauthorized {
+		limit(way.rec, p.strangerTime)
+	}
+	if way.protocol != "" {
 		// The client may have begun to speak the protocol it asked for. That must
 		// never be read as its next request.
 		res.Header.Set("Connection", "close")

@@ -49,6 +49,14 @@ func (b *movingBody) failed() error {
 	return b.err
 }
 
+// limit bounds what is still to be read and written of a request. net/http lifts it
+// before the next one on the connection.
+func limit(w http.ResponseWriter, d time.Duration) {
+	control, until := http.NewResponseController(w), time.Now().Add(d)
+	_ = control.SetReadDeadline(until)
+	_ = control.SetWriteDeadline(until)
+}
+
 // buffers are those of ReverseProxy.
 type buffers struct{ pool sync.Pool }
 

@@ -29,6 +29,8 @@ func (p *proxy) failed(_ http.ResponseWriter, out *http.Request, err error) {
 		p.give(way, http.StatusRequestTimeout, "Timeout", "the request stopped in the middle")
 	case way.body.failed() != nil:
 		p.give(way, http.StatusBadRequest, "BadRequest", "the request broke off in the middle")
+	case stream.CodeOf(context.Cause(way.in.Context())) == stream.GoingAway:
+		refuse(way.rec, way.in, errGoingAway)
 	case way.in.Context().Err() != nil:
 		panic(http.ErrAbortHandler) // nobody listens any more
 	default:

@@ -17,6 +17,9 @@ const (
 	protoHTTP2 = "h2"
 )
 
+// sendAhead bounds what is kept of one answer, in bytes; net/http would keep 4 MiB.
+const sendAhead = 512 << 10
+
 // dialTimeout bounds a connection to the API server and its TLS.
 const dialTimeout = 10 * time.Second
 
@@ -33,8 +36,11 @@ func (k *Kube) newTransport(protocols ...string) *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		ExpectContinueTimeout:  time.Second,
-		// One connection carries many requests, so its death must be noticed.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		// One connection carries many requests, so its death must be noticed. What
+		// the API server may send ahead of a caller who does not read is memory.
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxReceiveBufferPerStream: sendAhead,
+		},
 	}
 	if slices.Contains(protocols, protoHTTP2) {
 		t.ForceAttemptHTTP2 = true
