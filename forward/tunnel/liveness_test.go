@@ -293,7 +293,7 @@ func TestSlowReaderOverTCPLivesUntilItStops(t *testing.T) {
 	a, b := tcpPair(t)
 	a.(*net.TCPConn).SetWriteBuffer(32 << 10)
 	b.(*net.TCPConn).SetReadBuffer(64 << 10)
-	s, err := NewSession(Plain(a), true, Config{PingAfter: 50 * time.Millisecond, DeadAfter: 1500 * time.Millisecond})
+	s, err := NewSession(Plain(a), true, Config{PingAfter: 50 * time.Millisecond, DeadAfter: 4 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,8 +307,10 @@ func TestSlowReaderOverTCPLivesUntilItStops(t *testing.T) {
 		go source(st, -1)
 	}
 	p := make([]byte, 8<<10)
-	for range 60 { // a flush of 256 KiB takes more than two seconds
-		time.Sleep(80 * time.Millisecond)
+	// A flush of 256 KiB takes more than five seconds. The window opens again after
+	// a second or so, later if the cores are taken.
+	for range 50 {
+		time.Sleep(160 * time.Millisecond)
 		if _, err := io.ReadFull(b, p); err != nil {
 			t.Fatalf("%v; %v", err, s.Err())
 		}
