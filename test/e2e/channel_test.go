@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,8 +26,10 @@ type endpoint struct {
 	roots         *x509.CertPool
 }
 
-func readEndpoint(kubeconfig string) (endpoint, error) {
-	text, err := os.ReadFile(kubeconfig)
+// endpoint reads the current context of a kubeconfig.
+func (r *rig) endpoint(ctx context.Context, kubeconfig string) (endpoint, error) {
+	view := r.KubectlCommand(kubeconfig, "config", "view", "--raw", "--minify", "-o", "json")
+	text, err := r.Client.RunCommand(ctx, view)
 	if err != nil {
 		return endpoint{}, err
 	}
@@ -43,7 +44,7 @@ func readEndpoint(kubeconfig string) (endpoint, error) {
 			User struct{ Token string } `json:"user"`
 		} `json:"users"`
 	}
-	if err := json.Unmarshal(text, &config); err != nil {
+	if err := json.Unmarshal([]byte(text), &config); err != nil {
 		return endpoint{}, err
 	}
 	e := endpoint{server: config.Clusters[0].Cluster.Server, token: config.Users[0].User.Token, roots: x509.NewCertPool()}
@@ -147,7 +148,7 @@ func channelled(t *testing.T, r *rig) *table {
 	result := &table{title: "Clients that speak v4.channel.k8s.io", columns: []string{"kube-apiserver", "Culvert"}}
 	var ends []endpoint
 	for _, kubeconfig := range []string{direct, r.through(t, direct)} {
-		e, err := readEndpoint(kubeconfig)
+		e, err := r.endpoint(t.Context(), kubeconfig)
 		if err != nil {
 			t.Fatal(err)
 		}
