@@ -111,7 +111,7 @@ func (a *app) askVersion(ctx context.Context, relay *relayFlags) (*relayVersion,
 		return nil
 	})
 	if errors.Is(err, kube.ErrNoRelay) {
-		return nil, nil //nolint:nilerr // a cluster without one
+		return nil, nil // a cluster without one
 	}
 	return v, err
 }

@@ -28,9 +28,15 @@ type API struct {
 	// Authentication and Authorization say who the user is and what he may.
 	Authentication authenticationv1.AuthenticationV1Interface
 	Authorization  authorizationv1.AuthorizationV1Interface
+
+	client *http.Client
 }
 
-// NewAPI returns the API that cfg leads to. It connects to nothing yet.
+// Close closes the connections that nobody uses.
+func (a *API) Close() { a.client.CloseIdleConnections() }
+
+// NewAPI returns the API that cfg leads to. It connects to nothing yet. Who is
+// done with it before the process ends calls Close.
 func NewAPI(cfg *rest.Config) (*API, error) {
 	hc, err := rest.HTTPClientFor(cfg)
 	if err != nil {
@@ -41,7 +47,7 @@ func NewAPI(cfg *rest.Config) (*API, error) {
 
 // newAPI shares one client, and with it its connections.
 func newAPI(cfg *rest.Config, hc *http.Client) (*API, error) {
-	var a API
+	a := API{client: hc}
 	var err error
 	if a.Core, err = corev1.NewForConfigAndClient(cfg, hc); err != nil {
 		return nil, err

@@ -76,7 +76,7 @@ func (p *pod) port(name string) (int32, error) {
 			return port.number, nil
 		}
 	}
-	return 0, fmt.Errorf("Pod '%s' does not have a named port '%s'", p.name, name) //nolint:staticcheck // kubectl's words
+	return 0, fmt.Errorf("Pod '%s' does not have a named port '%s'", p.name, name)
 }
 
 func (p *pod) udpOnly(number int32) bool {

@@ -62,12 +62,12 @@ func TestPortsAreKubectls(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := resolve(spec, tc.svc, web)
-		if text := ""; err != nil {
-			if text = err.Error(); text != tc.err {
-				t.Errorf("%s: %v, want %q", tc.in, err, tc.err)
-			}
-		} else if tc.err != "" || got != tc.want {
-			t.Errorf("%s: %v, want %v %s", tc.in, got, tc.want, tc.err)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if got != tc.want || text != tc.err {
+			t.Errorf("%s: %v, %q, want %v, %q", tc.in, got, text, tc.want, tc.err)
 		}
 	}
 }
