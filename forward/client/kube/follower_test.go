@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,14 +241,14 @@ func TestServerThatIsAwayIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(ready("web"))
 		s.blind = true
-		var told int
-		f := following(t, s, false, Config{Trouble: func(error) { told++ }})
+		var told atomic.Int32
+		f := following(t, s, false, Config{Trouble: func(error) { told.Add(1) }})
 		time.Sleep(time.Minute)
 		s.set(errors.New("no route to host"))
 		before := s.asked()
 		time.Sleep(10 * time.Minute)
-		if n := s.asked() - before; told != 1 || n > 30 {
-			t.Errorf("told %d times, looked %d times", told, n)
+		if n := s.asked() - before; told.Load() != 1 || n > 30 {
+			t.Errorf("told %d times, looked %d times", told.Load(), n)
 		}
 		if got := next(t, f.Route(eighty())); got != "web" {
 			t.Errorf("went to %q: what was known is good", got)
@@ -256,8 +257,8 @@ func TestServerThatIsAwayIsToldOnce(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.set(errors.New("no route to host"))
 		time.Sleep(time.Minute)
-		if told != 2 {
-			t.Errorf("told %d times", told)
+		if told.Load() != 2 {
+			t.Errorf("told %d times", told.Load())
 		}
 	})
 }

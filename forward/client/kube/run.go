@@ -78,9 +78,11 @@ func (f *Follower) look(ctx context.Context) (snapshot, error) {
 func (f *Follower) watch(ctx context.Context, since snapshot) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 1)
+	var err error
+	ended := make(chan struct{})
 	go func() {
-		ended <- f.src.watch(ctx, since, func(p pod, gone bool) {
+		defer close(ended)
+		err = f.src.watch(ctx, since, func(p pod, gone bool) {
 			f.update(func(now time.Time) {
 				if gone {
 					f.scene.drop(p.uid)
@@ -91,14 +93,14 @@ func (f *Follower) watch(ctx context.Context, since snapshot) error {
 		})
 	}()
 	select {
-	case err := <-ended:
+	case <-ended:
 		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 			return nil // a list follows
 		}
 		return err
 	case <-f.kick:
 		cancel()
-		<-ended // that it was canceled
+		<-ended
 		return nil
 	}
 }
