@@ -46,7 +46,8 @@ type agents struct {
 	metrics        *metrics
 	reviewEvery    time.Duration
 	reviewTTL      time.Duration
-	limit          *rate.Limiter
+	limit          *rate.Limiter // of who knocks
+	standing       *rate.Limiter // of who is in: whoever knocks must not spoil it for them
 	verdicts       *memo[[sha256.Size]byte, verdict]
 }
 
@@ -98,7 +99,7 @@ func (a *agents) Authenticate(ctx context.Context, state tls.ConnectionState, he
 			Text: "this relay takes agents with a service account token: start the agent with --token-file",
 		}
 	}
-	id, _, err := a.judge(ctx, hello.Token)
+	id, _, err := a.judge(ctx, a.limit, hello.Token)
 	return id, err
 }
 
@@ -111,7 +112,7 @@ func (a *agents) RenewToken(ctx context.Context, who relay.Identity, token strin
 		a.metrics.agentRefused(reasonToken)
 		return relay.Identity{}, time.Time{}, &stream.Error{Code: stream.Malformed, Text: "the next token is not one"}
 	}
-	next, c, err := a.judge(ctx, token)
+	next, c, err := a.judge(ctx, a.standing, token)
 	if err != nil {
 		return relay.Identity{}, time.Time{}, err
 	}
@@ -144,7 +145,7 @@ func (a *agents) Revalidate(ctx context.Context, who relay.Identity) error {
 		return nil
 	}
 	v, err := verdict{}, error(nil)
-	if a.limit.Allow() {
+	if a.standing.Allow() {
 		v, err = a.review(ctx, proof.token)
 	}
 	if err != nil || v == (verdict{}) {
@@ -161,7 +162,7 @@ func (a *agents) Revalidate(ctx context.Context, who relay.Identity) error {
 }
 
 // judge says whose token it is, from memory if it was good a moment ago.
-func (a *agents) judge(ctx context.Context, token string) (relay.Identity, claims, error) {
+func (a *agents) judge(ctx context.Context, limit *rate.Limiter, token string) (relay.Identity, claims, error) {
 	c, err := parseClaims(token)
 	v := a.refused(reasonToken)
 	if err == nil {
@@ -170,7 +171,7 @@ func (a *agents) judge(ctx context.Context, token string) (relay.Identity, claim
 	// What the token says of itself is enough to spare the API server a question.
 	if v.reason == "" {
 		v, err = a.verdicts.get(ctx, sha256.Sum256([]byte(token)), func(ctx context.Context) (verdict, time.Duration, error) {
-			return a.ask(ctx, token, &c)
+			return a.ask(ctx, limit, token, &c)
 		})
 		if err != nil {
 			a.metrics.agentRefused(reasonOf(err))
@@ -193,8 +194,8 @@ func reasonOf(err error) string {
 	return reasonReview
 }
 
-func (a *agents) ask(ctx context.Context, token string, c *claims) (verdict, time.Duration, error) {
-	if err := turn(ctx, a.limit, "more agents come at once than the API server may be asked about; try again later"); err != nil {
+func (a *agents) ask(ctx context.Context, limit *rate.Limiter, token string, c *claims) (verdict, time.Duration, error) {
+	if err := turn(ctx, limit, "more agents come at once than the API server may be asked about; try again later"); err != nil {
 		return verdict{}, 0, err
 	}
 	v, err := a.review(ctx, token)

@@ -289,7 +289,7 @@ func TestNodesAreReviewedAgain(t *testing.T) {
 	})
 }
 
-// One question at a time for a node, and none that takes the turn of those who come.
+// One question at a time for a node, and no more of all than there may be.
 func TestReviewsAgainAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
@@ -303,7 +303,7 @@ func TestReviewsAgainAreFew(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10*time.Minute + time.Second)
-		if !k.agents.limit.Allow() {
+		if !k.agents.standing.Allow() {
 			t.Fatal("no turn is left")
 		}
 		if err := judge.Revalidate(t.Context(), id); err != nil || a.count("tokenreviews") != 1 {
@@ -372,4 +372,40 @@ func TestRenewToken(t *testing.T) {
 			t.Errorf("%s stays: %v", name, err)
 		}
 	}
+}
+
+// Whoever floods the door with forged tokens keeps no agent from being looked at
+// again, and none from renewing its token.
+func TestFloodDoesNotReachWhoIsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		first, next := agentToken(now, now.Add(time.Hour), 1), agentToken(now, now.Add(time.Hour), 2)
+		a := newAnswers()
+		a.tokens[first], a.tokens[next] = good("node1"), good("node1")
+		k := a.ask(t, Config{ReviewEvery: time.Minute})
+		who, err := knock(t.Context(), k, first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var flood sync.WaitGroup
+		for i := range 100 {
+			flood.Go(func() {
+				for n := 1; ctx.Err() == nil; n++ {
+					_, _ = knock(ctx, k, agentToken(now, now.Add(time.Hour), i*1000000+n+2))
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		time.Sleep(time.Minute + time.Second) // the next look is due
+		if _, _, err := k.agents.RenewToken(t.Context(), who, next); err != nil {
+			t.Errorf("renewal: %v", err)
+		}
+		a.set(func() { a.tokens[first] = authenticationv1.TokenReviewStatus{} }) // its pod is gone
+		if err := k.agents.Revalidate(t.Context(), who); stream.CodeOf(err) != stream.Unauthenticated {
+			t.Errorf("looked at again: %v", err)
+		}
+		cancel()
+		flood.Wait()
+	})
 }

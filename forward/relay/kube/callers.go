@@ -111,9 +111,9 @@ func (k *Kube) known(ctx context.Context, who relay.Identity) (relay.Identity, e
 func (k *Kube) whoami(ctx context.Context, c *credential) (named, time.Duration, error) {
 	// Credentials that were never good share their turns, so that a crowd of them
 	// does not take the turns of callers who are known.
-	l, was := k.shares.get(c.key, false)
-	if !was {
-		l = k.strangers
+	l := k.strangers
+	if of, was := k.shares.get(c.key, false); was {
+		l = of.Limiter
 	}
 	if err := turn(ctx, l, "more callers come at once than the API server may be asked about; try again later"); err != nil {
 		return named{}, 0, err

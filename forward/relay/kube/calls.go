@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
@@ -62,7 +63,7 @@ func newCalls(cfg *Config, api *url.URL, own *ownToken, base http.RoundTripper, 
 	c := &calls{
 		timeout: cfg.CallTimeout, metrics: m,
 		agents: make(chan struct{}, cfg.MaxInFlight), callers: make(chan struct{}, cfg.MaxInFlight),
-		log: logr.FromSlogHandler(cfg.Log.Handler()),
+		log: logr.FromSlogHandler(discreet{cfg.Log.Handler()}),
 	}
 	var errs [4]error
 	c.review, errs[0] = client("/apis", authenticationv1.SchemeGroupVersion, relays)
@@ -71,6 +72,23 @@ func newCalls(cfg *Config, api *url.URL, own *ownToken, base http.RoundTripper, 
 	c.core, errs[3] = client("/api", corev1.SchemeGroupVersion, callers)
 	return c, errors.Join(errs[:]...)
 }
+
+// discreet is a log for client-go, which writes whole requests into it, tokens
+// under review too, at levels that an operator can ask for by number.
+type discreet struct{ slog.Handler }
+
+// Enabled stops below debug.
+func (d discreet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelDebug && d.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements slog.Handler.
+func (d discreet) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return discreet{d.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (d discreet) WithGroup(name string) slog.Handler { return discreet{d.Handler.WithGroup(name)} }
 
 // tokenReview asks as the relay.
 func (c *calls) tokenReview(ctx context.Context, token, audience string) (*authenticationv1.TokenReview, error) {

@@ -317,3 +317,21 @@ func TestMetricsAreWritten(t *testing.T) {
 		}
 	}
 }
+
+// At no level of the log, and an operator may ask for any by number, does the
+// token under review get into it.
+func TestNoTokenInAnyLog(t *testing.T) {
+	l := newLiar(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	log := &lockedBuffer{}
+	k := l.ask(t, Config{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.Level(-100)}))})
+	_, err := k.calls.tokenReview(t.Context(), "token-of-an-agent", "culvert-relay")
+	if err == nil || strings.Contains(err.Error(), "token-of-an-agent") {
+		t.Error(err)
+	}
+	_, _ = k.Known(t.Context(), user("token-of-a-caller"))
+	for _, token := range []string{"token-of-an-agent", "token-of-a-caller", relays} {
+		if strings.Contains(log.String(), token) {
+			t.Errorf("%s in the log:\n%s", token, log)
+		}
+	}
+}

@@ -71,12 +71,14 @@ type Config struct {
 	MaxInFlight int
 
 	// ReviewRate and ReviewBurst bound how often a second a credential that is
-	// not known yet is shown to the API server, of agents and of callers each.
+	// not known yet is shown to the API server, of agents and of callers each, and
+	// how often one of agents that are connected.
 	// 0 means 50 and 100.
 	ReviewRate, ReviewBurst int
 
 	// CallerRate and CallerBurst bound how often a second is asked for one
-	// caller. 0 means 20 and 50.
+	// caller, and a tenth more for watches of who leaves them no room. 0 means 20
+	// and 50.
 	CallerRate, CallerBurst int
 
 	// ReviewTTL is for how long an agent's token that was good may be taken

@@ -59,6 +59,7 @@ func New(cfg Config) (*Kube, error) {
 		audience: cfg.AgentAudience, calls: k.calls, metrics: k.metrics,
 		reviewEvery: cfg.ReviewEvery, reviewTTL: cfg.ReviewTTL,
 		limit:    rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
+		standing: rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
 		verdicts: newMemo[[sha256.Size]byte, verdict](cfg.MaxRemembered),
 	}
 	if namespace, name, err := splitAccount(cfg.AgentAccount); err == nil {

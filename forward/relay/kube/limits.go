@@ -45,6 +45,7 @@ type shares struct {
 type share struct {
 	key [sha256.Size]byte
 	*rate.Limiter
+	looks *rate.Limiter // of watches that found no room in the other
 }
 
 func newShares(each, burst, limit int) *shares {
@@ -53,32 +54,44 @@ func newShares(each, burst, limit int) *shares {
 
 // get returns the limit of a caller. known tells whether it has one already;
 // otherwise it gets one only if it is to be made.
-func (s *shares) get(key [sha256.Size]byte, create bool) (l *rate.Limiter, known bool) {
+func (s *shares) get(key [sha256.Size]byte, create bool) (of *share, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.of[key]; e != nil {
 		s.used.MoveToFront(e)
-		return e.Value.(*share).Limiter, true
+		return e.Value.(*share), true
 	}
 	if !create {
 		return nil, false
 	}
-	one := &share{key, rate.NewLimiter(s.each, s.burst)}
+	one := &share{key, rate.NewLimiter(s.each, s.burst), rate.NewLimiter(max(s.each/10, 1), max(s.burst/10, 2))}
 	s.of[key] = s.used.PushFront(one)
 	for s.used.Len() > s.limit {
 		last := s.used.Back()
 		delete(s.of, last.Value.(*share).key)
 		s.used.Remove(last)
 	}
-	return one.Limiter, false
+	return one, false
 }
 
-// spare tells whether the caller has at least half of his share left.
-func (k *Kube) spare(who relay.Identity) bool {
+type lookKey struct{}
+
+// look returns the context for a watch to ask with, or false if it is not its turn.
+// It leaves half of the caller's share to his new streams; a caller who leaves
+// nothing of it to the watch is looked at out of turn, at a rate of its own: being
+// busy must not keep a session alive whose right is gone.
+func (k *Kube) look(ctx context.Context, who relay.Identity) (context.Context, bool) {
 	c, err := credentialOf(who)
 	if err != nil {
-		return false
+		return ctx, false
 	}
-	l, _ := k.shares.get(c.key, true)
-	return l.Tokens() >= float64(k.cfg.CallerBurst)/2
+	of, _ := k.shares.get(c.key, true)
+	if of.Tokens() >= float64(k.cfg.CallerBurst)/2 {
+		return ctx, true
+	}
+	return context.WithValue(ctx, lookKey{}, true), of.looks.AllowN(time.Now(), 2) // may he, and is it there
 }
+
+// outOfTurn tells whether a question does not wait for the caller's share. Its
+// answer is then not shared with questions that do.
+func outOfTurn(ctx context.Context) bool { return ctx.Value(lookKey{}) != nil }

@@ -26,6 +26,7 @@ var errWaits = errors.New("the pod waits")
 type spot struct {
 	who             [sha256.Size]byte
 	namespace, name string
+	outOfTurn       bool
 }
 
 // found is what is remembered of a pod.
@@ -51,7 +52,7 @@ func (k *Kube) find(ctx context.Context, who relay.Identity, t relay.Target) (fo
 	if err := checkTarget(t); err != nil {
 		return found{}, err
 	}
-	f, err := k.places.get(ctx, spot{c.key, t.Namespace, t.Pod}, func(ctx context.Context) (found, time.Duration, error) {
+	f, err := k.places.get(ctx, spot{c.key, t.Namespace, t.Pod, outOfTurn(ctx)}, func(ctx context.Context) (found, time.Duration, error) {
 		if err := k.turnOf(ctx, c); err != nil {
 			return found{}, 0, err
 		}

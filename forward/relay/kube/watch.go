@@ -62,10 +62,10 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// look returns why the session is over, or nil. It leaves most of the caller's
-// share to his new streams.
+// look returns why the session is over, or nil.
 func (w *watch) look(ctx context.Context) error {
-	if !w.kube.spare(w.who) {
+	ctx, mine := w.kube.look(ctx, w.who)
+	if !mine {
 		return nil
 	}
 	err := w.kube.Authorize(ctx, w.who, w.target)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,7 +127,7 @@ func TestWatchesAreFrugal(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		asked := a.count("pods") + a.count("selfsubjectaccessreviews")
-		if asked > 20*300+100 {
+		if asked > 22*300+100 {
 			t.Errorf("asked %d times in five minutes", asked)
 		}
 		for i := range 20 { // there is room for what the caller does
@@ -136,6 +137,47 @@ func TestWatchesAreFrugal(t *testing.T) {
 			}
 		}
 		cancel()
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Who asks all the time cannot keep a session that he has no right to any more.
+func TestBusyCallersAreWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAnswers()
+		a.pods["ns/web"] = pod("web", "u1", "node1")
+		k := a.ask(t, Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var busy sync.WaitGroup
+		for i := range 400 { // more than any share holds, and the watch's question among them
+			busy.Go(func() {
+				for n := 0; ctx.Err() == nil; n++ {
+					time.Sleep(time.Second)
+					_ = k.Authorize(ctx, user("tok"), relay.Target{Namespace: "ns", Pod: fmt.Sprintf("p%d-%d", i, n)})
+					_ = k.Authorize(ctx, user("tok"), web())
+				}
+			})
+		}
+		over, why := k.Watch(ctx, user("tok"), web())
+		time.Sleep(time.Minute)
+		select {
+		case <-over:
+			t.Fatalf("over too early: %v", why())
+		default:
+		}
+		a.set(func() { a.rights = func(string, *authorizationv1.ResourceAttributes) bool { return false } })
+		select {
+		case <-over:
+			if stream.CodeOf(why()) != stream.Forbidden {
+				t.Error(why())
+			}
+		case <-time.After(time.Minute):
+			t.Error("not over")
+		}
+		cancel()
+		busy.Wait()
 		if err := k.Close(); err != nil {
 			t.Error(err)
 		}
