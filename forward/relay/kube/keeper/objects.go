@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,6 +53,8 @@ func newObjects(cfg *Config) (*objects, error) {
 			ContentType:          runtime.ContentTypeJSON,
 		},
 	}
+	// The way to the API server is the configuration's to say, not the environment's.
+	rc.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } //nolint:nilnil // that means none
 	if cfg.DialAPI != nil {
 		rc.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.DialAPI(ctx) }
 	}
