@@ -52,6 +52,7 @@ type tunnelTo struct {
 	version      string
 	capabilities []string
 	since        time.Time
+	byCert       bool                      // not by a token
 	farewell     chan *controlv1.GoingAway // for the agent; holds one
 
 	// Under the lock of nodes.
@@ -84,11 +85,29 @@ func newNodes(maxPods int, settled time.Time) *nodes {
 	}
 }
 
-// add registers a tunnel. Tunnels of the same instance are a pool; those of an
-// older one get no new streams any more, and keep what runs on them.
-func (ns *nodes) add(t *tunnelTo) {
+// taken tells whether a tunnel may not be that of its node, since the node is here
+// with a token. A token is for the node its pod runs on, by the word of the cluster;
+// a certificate may be for whatever name was free where it was made.
+func (ns *nodes) taken(t *tunnelTo) bool {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	return ns.takenLocked(t)
+}
+
+func (ns *nodes) takenLocked(t *tunnelTo) bool {
+	n := ns.all[t.node]
+	return n != nil && t.byCert && slices.ContainsFunc(n.tunnels, func(o *tunnelTo) bool { return !o.byCert })
+}
+
+// add registers a tunnel. Tunnels of the same instance are a pool; those of an
+// older one get no new streams any more, and keep what runs on them. It is false if
+// the name is taken.
+func (ns *nodes) add(t *tunnelTo) bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if ns.takenLocked(t) {
+		return false
+	}
 	n := ns.all[t.node]
 	if n == nil {
 		n = &node{name: t.node}
@@ -100,6 +119,7 @@ func (ns *nodes) add(t *tunnelTo) {
 		}
 	}
 	n.tunnels = slices.Insert(n.tunnels, 0, t)
+	return true
 }
 
 // remove takes a tunnel and what it reported away; a node without tunnels is

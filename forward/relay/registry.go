@@ -93,12 +93,18 @@ func (r *registryService) Attend(call attendCall) error {
 	defer p.attends.Store(departed)
 
 	t := newTunnelTo(p.sess, reg)
+	t.byCert = p.who().Cert != nil
+	if r.srv.nodes.taken(t) {
+		return r.nameTaken(call.Context(), t)
+	}
 	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: &controlv1.Registered{
 		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.byReport(),
 	}}}); err != nil {
 		return err
 	}
-	r.srv.nodes.add(t)
+	if !r.srv.nodes.add(t) {
+		return r.nameTaken(call.Context(), t)
+	}
 	defer r.srv.nodes.remove(t)
 	r.srv.cfg.Log.Info("node registered", "node", t.node, "instance", t.instance, "version", t.version, "from", p.sess.RemoteAddr().String())
 	if !r.srv.Ready() {
@@ -116,6 +122,12 @@ func (r *registryService) Attend(call attendCall) error {
 		}
 	})
 	return r.listen(call, p, t)
+}
+
+func (r *registryService) nameTaken(ctx context.Context, t *tunnelTo) error {
+	r.srv.metrics.refused("registration")
+	r.srv.noise.warn(ctx, "a certificate claims a node that is here with a token of the cluster", "node", t.node, "from", t.sess.RemoteAddr().String())
+	return status.Errorf(codes.AlreadyExists, "node %q is here with a token of the cluster, which goes before a certificate", t.node)
 }
 
 // attendCall is the relay's end of Attend.

@@ -295,3 +295,51 @@ func TestView(t *testing.T) {
 	}
 	<-client.far.Done()
 }
+
+// Where some agents have tokens and others certificates, whoever may buy a
+// certificate for any free name does not get the streams of a node that is here
+// with a token.
+func TestTokensGoBeforeCertificates(t *testing.T) {
+	r := newRig(t, Config{})
+	r.control()
+	cert := Identity{Role: RoleNode, Name: "node-a", Cert: &x509.Certificate{}}
+	token := Identity{Role: RoleNode, Name: "node-a"}
+	come := func(who Identity, instance string) (*link, attendance, error) {
+		l := r.connect(who, tunnel.Config{})
+		call, _, err := l.attend(&controlv1.Register{Node: "node-a", Instance: instance})
+		return l, call, err
+	}
+	first := func(want *link, n int) {
+		t.Helper()
+		eventually(t, "the tunnels are as they should be", func() bool {
+			ts := r.s.nodes.tunnels("node-a")
+			return len(ts) == n && ts[0].sess == want.near
+		})
+	}
+	claimed, _, err := come(cert, "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first(claimed, 1)
+	genuine, call, err := come(token, "t1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first(genuine, 2)
+	if _, _, err := come(cert, "c2"); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("a certificate beside a token: %v", err)
+	}
+	first(genuine, 2)
+	if err := call.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	first(claimed, 1)
+	again, _, err := come(cert, "c3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first(again, 2)
+	if r.s.nodes.add(&tunnelTo{node: "node-b"}); r.s.nodes.add(&tunnelTo{node: "node-b", byCert: true}) {
+		t.Error("taken in the last moment")
+	}
+}
