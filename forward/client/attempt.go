@@ -16,6 +16,9 @@ import (
 // more than this before the pod has accepted waits for the answer.
 const maxReplay = 64 << 10
 
+// maxTries bounds the tries of one stream, whatever relay and route say.
+const maxTries = 20
+
 // attempt is a stream whose answer may still be to come. A refusal means that no
 // pod has seen a byte of it, so where another place or another session may take
 // it, it is opened again there with what was written so far. Once accepted, it
@@ -35,6 +38,7 @@ type attempt struct {
 
 	asking chan struct{}        // capacity 1: held by who waits for the answer
 	moved  map[stream.Code]bool // his: sessions were changed for it
+	tries  int                  // his: those that were refused
 
 	mu       sync.Mutex
 	sent     []byte // payload written so far
@@ -103,7 +107,8 @@ func (a *attempt) settle(err error) {
 // worthIt tells whether a refused stream is worth another try.
 func (a *attempt) worthIt(err error) bool {
 	var refused *stream.Error
-	if !errors.As(err, &refused) || a.ctx.Err() != nil || time.Now().After(a.until) {
+	a.tries++
+	if !errors.As(err, &refused) || a.tries >= maxTries || a.ctx.Err() != nil || time.Now().After(a.until) {
 		return false
 	}
 	switch refused.Code {

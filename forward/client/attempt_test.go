@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,6 +192,29 @@ func TestAttemptsEndInTime(t *testing.T) {
 	})
 }
 
+// A relay that refuses everything is not asked for ever.
+func TestTriesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opened := 0
+		s := newFakeSession()
+		s.onOpen = func(*stream.Open) (conn, error) {
+			opened++
+			c := newPodConn()
+			c.answer <- &stream.Error{Code: stream.PodNotFound}
+			return c, nil
+		}
+		c := running(t, Config{}, s)
+		conn, err := c.Open(t.Context(), &hops{left: make([]string, 10*maxTries)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); stream.CodeOf(err) != stream.PodNotFound || opened != maxTries {
+			t.Errorf("read = %v after %d tries", err, opened)
+		}
+		conn.Reset(nil)
+	})
+}
+
 func TestResetEndsAWaitForAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := newPodConn()
@@ -298,13 +322,13 @@ func TestExpiredTokenIsReplacedForOneStream(t *testing.T) {
 // Whoever has to log in again keeps what runs, and is not asked at every turn.
 func TestRunOutlivesALogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var loggedIn bool
+		var loggedIn atomic.Bool
 		first := newFakeSession()
 		s := &script{outcome: func(n int, _ string) (session, error) {
 			switch {
 			case n == 0:
 				return first, nil
-			case !loggedIn:
+			case !loggedIn.Load():
 				return nil, cureless(&stream.Error{Code: stream.Unauthenticated})
 			}
 			return newFakeSession(), nil
@@ -316,7 +340,7 @@ func TestRunOutlivesALogin(t *testing.T) {
 		if n := len(s.times()); n > 4 {
 			t.Errorf("%d attempts in ten minutes", n)
 		}
-		loggedIn = true
+		loggedIn.Store(true)
 		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
 			t.Errorf("Open = %v after the login", err)
 		}

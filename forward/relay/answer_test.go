@@ -57,7 +57,7 @@ func TestEveryAnswerReachesTheClient(t *testing.T) {
 		},
 		"lost": {
 			act:  func(_ *testing.T, n *link, _ *tunnel.Stream) { _ = n.raw.Close() },
-			code: stream.AgentOffline,
+			code: stream.Unreachable,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -254,13 +254,13 @@ func (p *splice) afterFin(l *leg, b []byte) {
 // lostSource says what it means that the source broke off without an end mark.
 func lostSource(l *leg, err error) verdict {
 	when := ""
-	code := l.lost
 	if !l.open.Load() {
+		// The pod may have read what the client had sent by then, so this is not
+		// AgentOffline, after which a client may try again elsewhere.
 		when = " before it answered"
-		code = stream.AgentOffline
 	}
 	if errors.Is(err, tunnel.ErrLost) {
-		return verdict{code: code, text: "lost the way to the " + l.name() + when}
+		return verdict{code: l.lost, text: "lost the way to the " + l.name() + when}
 	}
 	return verdict{code: stream.Canceled, text: l.name() + " broke off" + when}
 }

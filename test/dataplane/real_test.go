@@ -242,7 +242,7 @@ func (n *realNode) agentKilled(t *testing.T) {
 	if rest, err := io.ReadAll(open.r); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the running stream ended with %q, %v, want a reset", rest, err)
 	}
-	n.refused(t, fw, greetPort, "agent-offline|pod-not-found")
+	n.refused(t, fw, greetPort, "agent-offline|pod-not-found|unreachable")
 	n.f.startAgent(t, n.name, n.source...)
 	if err := fw.reaches(t, greetPort, "stays").say("again"); err != nil {
 		t.Error(err)
