@@ -54,7 +54,7 @@ func (a Advice) Hint(code stream.Code, t Target) string {
 	case stream.GoingAway:
 		return "the relay or the agent is shutting down; the next connection takes another way"
 	case stream.Unreachable:
-		return "the way to the pod broke or cannot be gone; try again, and see the logs of the agent if it repeats"
+		return "the way to the pod broke or is blocked; try again, and see the logs of the agent if it repeats"
 	}
 	return ""
 }
