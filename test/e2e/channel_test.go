@@ -144,7 +144,7 @@ func transmit(ctx context.Context, ws *websocket.Conn, text bool, channel byte, 
 
 // channelled compares both paths for clients that are not kubectl.
 func channelled(t *testing.T, r *rig) *table {
-	direct := r.account(t, "dev", "culvert-forwarder")
+	direct := r.developer(t)
 	result := &table{title: "Clients that speak v4.channel.k8s.io", columns: []string{"kube-apiserver", "Culvert"}}
 	var ends []endpoint
 	for _, kubeconfig := range []string{direct, r.through(t, direct)} {

@@ -115,7 +115,7 @@ func (r *rig) scenes(t *testing.T) []*scene {
 // token; through the relay kubectl goes by a kubeconfig that culvert has written.
 func (r *rig) ways(t *testing.T) []way {
 	t.Helper()
-	direct := r.account(t, "dev", "culvert-forwarder")
+	direct := r.developer(t)
 	through := r.through(t, direct)
 	on := r.Client.Namespace
 	kubectl := func(kubeconfig string) func(...string) lab.Command {
@@ -140,6 +140,29 @@ func (r *rig) culvertCommand(kubeconfig string, args ...string) lab.Command {
 	command := r.KubectlCommand(kubeconfig, args...)
 	command.Path, command.Label = r.culvert, "culvert"
 	return command
+}
+
+// developer makes the account dev, which may forward, and returns a kubeconfig. On
+// the stock path WebSocket needs the verb get beside create: without it kubectl
+// falls back to SPDY, and other clients are refused.
+func (r *rig) developer(t *testing.T) string {
+	t.Helper()
+	err := r.Apply(t.Context(), `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: stock-websocket}
+rules: [{apiGroups: [""], resources: [pods/portforward], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: stock-websocket}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: stock-websocket}
+subjects: [{kind: ServiceAccount, name: dev, namespace: default}]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.account(t, "dev", "culvert-forwarder")
 }
 
 // account makes a service account that has a cluster role everywhere, and returns
