@@ -44,6 +44,10 @@ func (w *watch) why() error {
 }
 
 func (w *watch) run(ctx context.Context) {
+	// Still remembered from when the session was let in.
+	if f, err := w.kube.find(ctx, w.who, w.target); err == nil {
+		w.once = f.once
+	}
 	for {
 		t := time.NewTimer(less(w.kube.cfg.WatchEvery, 5))
 		select {
