@@ -60,6 +60,11 @@ func (s *scene) apply(ctx context.Context, manifest string, kind, name string) e
 	return err
 }
 
+// podOf returns the name of the pod of a deployment that has one.
+func (s *scene) podOf(ctx context.Context, name string) (string, error) {
+	return s.cluster.Kubectl(ctx, "get", "pod", "-l", "app="+name, "-o", "jsonpath={.items[0].metadata.name}")
+}
+
 // again tries until a new connection is served.
 func (f *forwarding) again(ctx context.Context, limit time.Duration) error {
 	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
@@ -105,11 +110,18 @@ func rolled(ctx context.Context, s *scene) error {
 	if err := f.serves(ctx, 0); err != nil {
 		return err
 	}
-	if _, err := s.cluster.Kubectl(ctx, "rollout", "restart", "deployment/"+name); err != nil {
+	old, err := s.podOf(ctx, name)
+	if err != nil {
 		return err
 	}
-	if _, err := s.cluster.Kubectl(ctx, "rollout", "status", "deployment/"+name, "--timeout=60s"); err != nil {
-		return err
+	for _, args := range [][]string{
+		{"rollout", "restart", "deployment/" + name},
+		{"rollout", "status", "deployment/" + name, "--timeout=60s"},
+		{"wait", "--for=delete", "pod/" + old, "--timeout=60s"}, // while it ends it still serves
+	} {
+		if _, err := s.cluster.Kubectl(ctx, args...); err != nil {
+			return err
+		}
 	}
 	return f.again(ctx, prompt)
 }
@@ -119,7 +131,7 @@ func deleted(ctx context.Context, s *scene) error {
 	if err := s.apply(ctx, fmt.Sprintf(deployment, name, 1), "deployment", name); err != nil {
 		return err
 	}
-	pod, err := s.cluster.Kubectl(ctx, "get", "pod", "-l", "app="+name, "-o", "jsonpath={.items[0].metadata.name}")
+	pod, err := s.podOf(ctx, name)
 	if err != nil {
 		return err
 	}

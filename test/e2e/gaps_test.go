@@ -8,10 +8,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -83,6 +85,9 @@ func (f *forwarding) survives(ctx context.Context, disturb func(conn *net.TCPCon
 	}
 	for range 3 {
 		conn, err := f.dial(ctx, 0)
+		if errors.Is(err, syscall.ECONNRESET) {
+			continue // refused so fast that connect(2) says it
+		}
 		if err != nil {
 			return err
 		}
