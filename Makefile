@@ -187,6 +187,18 @@ cluster: ## a Kubernetes cluster on this machine, for trying by hand; needs runt
 e2e: deps runtime cluster-binaries ## Culvert installed on such a cluster, and tried with two kubectls and culvert; writes docs/compatibility.md
 	@$(AS_ROOT) env CULVERT_TEST_CLUSTER=required $(GO) test -count=1 -timeout 30m ./test/e2e
 
+# What to add to the command line of the benchmark, such as -cases bulk,requests or
+# -quick; "make bench BENCH=-help" says all.
+BENCH ?=
+
+.PHONY: bench
+bench: deps runtime cluster-binaries ## Culvert beside the stock path and the limit, on such a cluster; writes docs/performance.md; takes an hour
+	@$(AS_ROOT) $(GO) run ./test/bench $(BENCH)
+
+.PHONY: bench-guard
+bench-guard: deps ## fails if culvert has fallen far behind the limit; two minutes, needs no cluster
+	@$(AS_ROOT) $(GO) run ./test/bench -bare -quick -rounds 3 -check -cases idle,bulk,requests,connections,packets,stalled $(BENCH)
+
 .PHONY: cluster-down
 cluster-down: ## end what make cluster started in another terminal
 	@$(AS_ROOT) $(GO) run ./test/cluster/up -down

@@ -1,0 +1,206 @@
+// Package page writes the results of a run for people: a table and plots, between
+// two marks in a page of the documentation.
+package page
+
+import (
+	"fmt"
+	"html"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/culvert-k8s/culvert/test/bench/measure"
+)
+
+// The marks between which a page is written anew.
+const (
+	Begin = "<!-- bench: what follows is written by make bench -->"
+	End   = "<!-- bench: end -->"
+)
+
+// Verdict is how a target was met.
+type Verdict struct {
+	// What is measured. It should be at least the bound, or at most.
+	What  string
+	Least bool
+	Bound float64
+	// Value is what it is, NaN if it was not measured.
+	Value float64
+	Met   bool
+}
+
+// Page is what is written.
+type Page struct {
+	Results  *measure.Results
+	Verdicts []Verdict
+	// Ways are the columns in their order, with their titles. The first is the one
+	// that others are compared to.
+	Ways []Way
+	// Plots are the names of the plots that lie beside the page.
+	Plots []string
+}
+
+// Way is a column.
+type Way struct{ Name, Title string }
+
+// Number writes a number with three digits.
+func Number(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "–"
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case math.Abs(v) >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}
+
+// Markdown is the text between the marks.
+func (p *Page) Markdown() string {
+	var b strings.Builder
+	r := p.Results
+	fmt.Fprintf(&b, "Measured on %s", r.Began.UTC().Format("2006-01-02"))
+	if r.Commit != "" {
+		fmt.Fprintf(&b, " at commit %s", r.Commit)
+	}
+	fmt.Fprintf(&b, ", at most %d rounds, in %.0f minutes; %s.\n", r.Rounds, math.Ceil(r.Took/60), strings.Join(r.Facts, "; "))
+	if r.Quick {
+		b.WriteString("\n**A quick run: the numbers only show that the benchmark works.**\n")
+	}
+	p.verdicts(&b)
+	for _, plot := range p.Plots {
+		fmt.Fprintf(&b, "\n![%s](%s)\n", strings.TrimSuffix(filepath.Base(plot), ".svg"), plot)
+	}
+	b.WriteString("\n### All numbers\n\nMedian, in parentheses the least and the largest of all rounds; behind × how many times the median of the first column.\n")
+	for _, c := range p.cases() {
+		p.table(&b, c)
+	}
+	return b.String()
+}
+
+func (p *Page) verdicts(b *strings.Builder) {
+	if len(p.Verdicts) == 0 {
+		return
+	}
+	b.WriteString("\n### Targets\n\n| | target | measured | |\n|---|---|---|---|\n")
+	for _, v := range p.Verdicts {
+		bound, mark := "at most ", "**no**"
+		if v.Least {
+			bound = "at least "
+		}
+		switch {
+		case math.IsNaN(v.Value):
+			mark = "not measured"
+		case v.Met:
+			mark = "yes"
+		}
+		fmt.Fprintf(b, "| %s | %s%s | %s | %s |\n", v.What, bound, Number(v.Bound), Number(v.Value), mark)
+	}
+}
+
+// cases are all cases in the order of their first series.
+func (p *Page) cases() []string {
+	var all []string
+	for _, s := range p.Results.Series {
+		if !slices.Contains(all, s.Case) {
+			all = append(all, s.Case)
+		}
+	}
+	return all
+}
+
+// table writes what is known of a case: a row for each metric, a column for each
+// way that was measured.
+func (p *Page) table(b *strings.Builder, c string) {
+	var metrics []*measure.Series
+	used := map[string]bool{}
+	for _, s := range p.Results.Series {
+		if s.Case != c {
+			continue
+		}
+		used[s.Way] = true
+		known := func(o *measure.Series) bool { return o.Metric == s.Metric }
+		if len(s.Samples) > 0 && !slices.ContainsFunc(metrics, known) {
+			metrics = append(metrics, s)
+		}
+	}
+	ways := slices.DeleteFunc(slices.Clone(p.Ways), func(w Way) bool { return !used[w.Name] })
+	fmt.Fprintf(b, "\n**%s**\n\n|", c)
+	for _, w := range ways {
+		fmt.Fprintf(b, " | %s", w.Title)
+	}
+	fmt.Fprintf(b, " |\n|%s\n", strings.Repeat("---|", len(ways)+1))
+	for _, m := range metrics {
+		title := m.Metric
+		if m.Unit != "" {
+			title += ", " + m.Unit
+		}
+		fmt.Fprintf(b, "| %s |", title)
+		for _, w := range ways {
+			fmt.Fprintf(b, " %s |", p.cell(c, m.Metric, w.Name))
+		}
+		b.WriteString("\n")
+	}
+	for _, w := range ways {
+		for _, s := range p.Results.Series {
+			if s.Case == c && s.Way == w.Name && s.Failures > 0 {
+				fmt.Fprintf(b, "\n%s failed in %d rounds: `%s`\n", w.Title, s.Failures, oneLine(s.Failure))
+			}
+		}
+	}
+}
+
+func (p *Page) cell(c, metric, way string) string {
+	s := p.Results.Find(c, metric, way)
+	if s == nil || len(s.Samples) == 0 {
+		return "–"
+	}
+	text := Number(s.Median())
+	if least, most := s.Range(); least != most {
+		text += fmt.Sprintf(" (%s–%s)", Number(least), Number(most))
+	}
+	if ratio := p.Results.Ratio(c, metric, way, p.Ways[0].Name); way != p.Ways[0].Name && !math.IsNaN(ratio) && !math.IsInf(ratio, 0) {
+		text += " ×" + Number(ratio)
+	}
+	return text
+}
+
+// oneLine makes a text fit for a code span.
+func oneLine(text string) string {
+	text = strings.NewReplacer("\n", " ", "`", "'", "|", "/").Replace(text)
+	const most = 200
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most]) + "…"
+	}
+	return text
+}
+
+// Write puts the text between the marks of a file, leaving what is around them. A
+// file that is not there, or has no marks, gets them at its end.
+func Write(file, text string) error {
+	was, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("write %s: %w", filepath.Base(file), err)
+	}
+	head, tail := string(was), "\n"
+	if before, rest, ok := strings.Cut(head, Begin); ok {
+		_, after, ended := strings.Cut(rest, End)
+		if !ended {
+			return fmt.Errorf("write %s: it has no line %q", filepath.Base(file), End)
+		}
+		head, tail = before, after
+	} else {
+		if head == "" {
+			head = "# Performance\n"
+		}
+		head = strings.TrimRight(head, "\n") + "\n\n"
+	}
+	return os.WriteFile(file, []byte(head+Begin+"\n\n"+strings.TrimSpace(text)+"\n\n"+End+tail), 0o644)
+}
+
+// escape makes a text fit for SVG.
+func escape(text string) string { return html.EscapeString(text) }

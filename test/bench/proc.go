@@ -1,0 +1,113 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	// ticks is how many units of /proc/PID/stat are a second: USER_HZ, which is the
+	// same on all systems that Go runs on.
+	ticks = 100
+	// gib and mib are bytes.
+	gib = 1 << 30
+	mib = 1 << 20
+)
+
+// part is a process on a path.
+type part struct {
+	name string
+	pid  int
+}
+
+// parseCPU returns the seconds of processor time in a /proc/PID/stat: of the
+// process with all its threads, without its children.
+func parseCPU(stat []byte) (float64, error) {
+	// The name, in parentheses, may hold anything.
+	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
+	fields := strings.Fields(string(rest))
+	const user, system = 11, 12 // fields 14 and 15, counted from the third
+	if !ok || len(fields) <= system {
+		return 0, errors.New("malformed /proc/PID/stat")
+	}
+	u, err1 := strconv.ParseUint(fields[user], 10, 64)
+	s, err2 := strconv.ParseUint(fields[system], 10, 64)
+	return float64(u+s) / ticks, errors.Join(err1, err2)
+}
+
+// cpu returns the processor time that the process has used, in seconds.
+func (p part) cpu() (float64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return 0, fmt.Errorf("processor time of %s: %w", p.name, err)
+	}
+	return parseCPU(stat)
+}
+
+// parseStatus returns a line of a /proc/PID/status that counts kB, in bytes.
+func parseStatus(status []byte, line string) (float64, error) {
+	for text := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(text, ":")
+		if name != line {
+			continue
+		}
+		fields := strings.Fields(value)
+		if len(fields) != 2 || fields[1] != "kB" {
+			break
+		}
+		kb, err := strconv.ParseUint(fields[0], 10, 64)
+		return float64(kb) * 1024, err
+	}
+	return 0, fmt.Errorf("no %s in /proc/PID/status", line)
+}
+
+// memory returns the resident memory of the process in bytes.
+func (p part) memory() (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+	if err != nil {
+		return 0, fmt.Errorf("memory of %s: %w", p.name, err)
+	}
+	return parseStatus(status, "VmRSS")
+}
+
+// spent returns how much processor time each part has used, by its name.
+func spent(parts []part) (map[string]float64, error) {
+	all := map[string]float64{}
+	for _, p := range parts {
+		used, err := p.cpu()
+		if err != nil {
+			return nil, err
+		}
+		all[p.name] += used
+	}
+	return all, nil
+}
+
+// findIn returns the process of a name that is in a network namespace.
+func findIn(netns, name string) (int, error) {
+	want, err := os.Stat(netns)
+	if err != nil {
+		return 0, fmt.Errorf("find %s: %w", name, err)
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
+		if err != nil || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		if is, err := os.Stat(filepath.Join(dir, "ns", "net")); err == nil && os.SameFile(is, want) {
+			return strconv.Atoi(filepath.Base(dir))
+		}
+	}
+	return 0, fmt.Errorf("find %s: no such process in %s", name, netns)
+}

@@ -1,0 +1,124 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/culvert-k8s/culvert/test/bench/load"
+	"github.com/culvert-k8s/culvert/test/bench/measure"
+	"github.com/culvert-k8s/culvert/test/lab"
+)
+
+// tallied turns a tally into readings.
+func tallied(t load.Tally, err error) ([]reading, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []reading{
+		{metric: "rate", unit: "/s", value: t.PerSecond},
+		{"p50", "ms", true, 1e3 * measure.Quantile(t.Seconds, 0.5)},
+		{"p99", "ms", true, 1e3 * measure.Quantile(t.Seconds, 0.99)},
+	}, nil
+}
+
+// keepAlive sends requests on connections that stay.
+func keepAlive(conns int) func(context.Context, *scene) ([]reading, error) {
+	return func(ctx context.Context, s *scene) ([]reading, error) {
+		return tallied(load.KeepAlive(ctx, s.f.dial(load.PortHTTP), conns, 0, s.span()))
+	}
+}
+
+// fresh sends each request on a connection of its own.
+func fresh(workers int) func(context.Context, *scene) ([]reading, error) {
+	return func(ctx context.Context, s *scene) ([]reading, error) {
+		return tallied(load.Fresh(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()))
+	}
+}
+
+func ping(ctx context.Context, s *scene) ([]reading, error) {
+	return tallied(load.Ping(ctx, s.f.dial(load.PortEcho), 0, s.span()))
+}
+
+// firstByte is how long a new connection takes to its first byte from the pod, in
+// round trips of the whole path too.
+func firstByte(rtt time.Duration) func(context.Context, *scene) ([]reading, error) {
+	return func(ctx context.Context, s *scene) ([]reading, error) {
+		t, err := load.Fresh(ctx, s.f.dial(load.PortHTTP), 1, 0, s.span())
+		if err != nil {
+			return nil, err
+		}
+		path := rtt
+		if s.way.stock {
+			path /= 2 // nothing can be put between API server and kubelet
+		}
+		p50 := measure.Quantile(t.Seconds, 0.5)
+		return []reading{{"p50", "ms", true, 1e3 * p50}, {"round trips", "", true, p50 / path.Seconds()}}, nil
+	}
+}
+
+// start is the time from the start of a command to the first answer of the pod.
+func start(ctx context.Context, s *scene) ([]reading, error) {
+	began := time.Now()
+	f, err := s.rig.forward(ctx, s.way, s.to)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Kill()
+	forwards := time.Since(began)
+	if _, err := load.Fresh(ctx, f.dial(load.PortHTTP), 1, 1, time.Hour); err != nil {
+		return nil, err
+	}
+	return []reading{
+		{"first answer", "ms", true, 1e3 * time.Since(began).Seconds()},
+		{"forwards", "ms", true, 1e3 * forwards.Seconds()},
+	}, nil
+}
+
+// packets counts what is on the node's wire for each request.
+func packets(ctx context.Context, s *scene) ([]reading, error) {
+	count := 200
+	if s.warm {
+		count = 20
+	}
+	var got []reading
+	for _, kind := range []struct {
+		name string
+		send func() (load.Tally, error)
+	}{
+		{"new connection", func() (load.Tally, error) {
+			return load.Fresh(ctx, s.f.dial(load.PortHTTP), 1, count, time.Hour)
+		}},
+		{"keep-alive", func() (load.Tally, error) {
+			return load.KeepAlive(ctx, s.f.dial(load.PortHTTP), 1, count, time.Hour)
+		}},
+	} {
+		seen, err := s.wire(ctx, kind.send)
+		if err != nil {
+			return nil, err
+		}
+		per := float64(count)
+		got = append(got,
+			reading{"packets, " + kind.name, "", true, float64(seen.Packets) / per},
+			reading{"with payload, " + kind.name, "", true, float64(seen.WithPayload) / per},
+			reading{"bytes, " + kind.name, "", true, float64(seen.WireBytes) / per})
+	}
+	return got, nil
+}
+
+// wire counts the packets of the way on the node's wire while do runs.
+func (s *scene) wire(ctx context.Context, do func() (load.Tally, error)) (lab.FlowCount, error) {
+	host := s.rig.nodes[nodeOf(s.to)].host
+	c, err := host.Capture(ctx, lab.CaptureConfig{Filter: fmt.Sprintf("tcp port %d", s.way.wire), Snaplen: 128})
+	if err != nil {
+		return lab.FlowCount{}, err
+	}
+	_, failed := do()
+	seen, err := c.Packets()
+	if failed != nil {
+		err = failed
+	}
+	return lab.CountTCP(seen), err
+}

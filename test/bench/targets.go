@@ -1,0 +1,136 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/culvert-k8s/culvert/test/bench/measure"
+	"github.com/culvert-k8s/culvert/test/bench/page"
+)
+
+// goal is what a number should be, and what it may never be.
+type goal struct {
+	what  string
+	least bool    // the bound is a least value, else a most
+	bound float64 // what it should be; NaN: only the guard looks
+	// floor is what a guard against regressions tolerates: far enough from the bound
+	// that noise does not reach it. 0: the guard does not look.
+	floor float64
+	value func(*measure.Results) float64
+}
+
+// ratio is the median of a way over that of another.
+func ratio(c, metric, way string, bases ...string) func(*measure.Results) float64 {
+	return func(r *measure.Results) float64 { return r.Ratio(c, metric, way, bases...) }
+}
+
+// median is that of one series.
+func median(c, metric, way string) func(*measure.Results) float64 {
+	return func(r *measure.Results) float64 { return r.Find(c, metric, way).Median() }
+}
+
+// goals are the targets, with those of the guard.
+func goals() []goal {
+	var all []goal
+	guardOnly := math.NaN()
+	least := func(what string, bound, floor float64, value func(*measure.Results) float64) {
+		all = append(all, goal{what, true, bound, floor, value})
+	}
+	most := func(what string, bound, floor float64, value func(*measure.Results) float64) {
+		all = append(all, goal{what, false, bound, floor, value})
+	}
+	for _, up := range []bool{false, true} {
+		one, many := caseBulk(up, 1), caseBulk(up, 64)
+		least(one+": culvert over the limit", 1, 0.5, ratio(one, "speed", wayCulvert, wayLimit))
+		least(one+": culvert over stock", 1.3, 0, ratio(one, "speed", wayCulvert, wayStock, wayStockSPDY))
+		least(many+": culvert over the limit", 1, 0.4, ratio(many, "speed", wayCulvert, wayLimit))
+		least(caseLong(up)+": culvert over the limit", 0.9, 0, ratio(caseLong(up), "speed", wayCulvert, wayLimit))
+		const cpu = "CPU between client and pod"
+		most(one+": CPU of relay and agent over the limit's", 1, 2, ratio(one, cpu, wayCulvert, wayLimit))
+	}
+	one, many := caseKeepAlive(1), caseKeepAlive(16)
+	most(one+": p50 over the limit", 1.2, 2.5, ratio(one, "p50", wayCulvert, wayLimit))
+	most(one+": p50 over stock", 0.6, 0, ratio(one, "p50", wayCulvert, wayStock, wayStockSPDY))
+	least(many+": culvert over the limit", 1, 0.4, ratio(many, "rate", wayCulvert, wayLimit))
+	least(caseFresh(8)+": culvert over the limit", guardOnly, 1, ratio(caseFresh(8), "rate", wayCulvert, wayLimit))
+	least(caseFresh(8)+": culvert over stock", 8, 0, ratio(caseFresh(8), "rate", wayCulvert, wayStock, wayStockSPDY))
+	most(caseOpen+": round trips of the path to the first byte", 1.2, 0, median(caseOpen, "round trips", wayCulvert))
+	most(casePackets+": new connection", 6, 16, median(casePackets, "packets, new connection", wayCulvert))
+	least("stock kubectl through Culvert, any speed or rate, the worst case over stock", 1, 0, worst)
+	for _, c := range []string{one, many, caseFresh(1), caseFresh(8), caseFresh(64)} {
+		least(c+": stock kubectl through Culvert over stock", 1.3, 0, ratio(c, "rate", wayThrough, wayStock))
+	}
+	most("agent binary, MB", 20, 25, median(caseFootprint, "agent binary", wayCulvert))
+	most("agent idle, MiB", 20, 40, median(caseFootprint, "agent idle", wayCulvert))
+	most("agent with 10,000 idle streams, MiB", 250, 0, tenThousand)
+	most(caseCrowd+": all back after a restart, s", 10, 0, median(caseCrowd, "all back", wayCulvert))
+	least(caseStalled+": speed kept, %", 95, 50, median(caseStalled, "speed kept", wayCulvert))
+	return all
+}
+
+// worst is the least ratio of a kubectl through Culvert over the same one on the
+// stock path, in all speeds and rates.
+func worst(r *measure.Results) float64 {
+	least := math.NaN()
+	for _, s := range r.Series {
+		base, ok := map[string]string{wayThrough: wayStock, wayThroughSPDY: wayStockSPDY}[s.Way]
+		if !ok || !slices.Contains([]string{"speed", "rate"}, s.Metric) {
+			continue
+		}
+		if now := r.Ratio(s.Case, s.Metric, s.Way, base); math.IsNaN(least) || now < least {
+			least = now
+		}
+	}
+	return least
+}
+
+// tenThousand is the memory of an agent with 10,000 streams, which must all have
+// been there.
+func tenThousand(r *measure.Results) float64 {
+	if n := r.Find(caseHeld, "streams", wayCulvert).Median(); !(n >= 10_000) {
+		return math.NaN()
+	}
+	return r.Find(caseHeld, "agent with them", wayCulvert).Median()
+}
+
+// judge holds results against the targets.
+func judge(r *measure.Results) []page.Verdict {
+	var all []page.Verdict
+	for _, g := range goals() {
+		if math.IsNaN(g.bound) {
+			continue
+		}
+		value := g.value(r)
+		met := value <= g.bound
+		if g.least {
+			met = value >= g.bound
+		}
+		all = append(all, page.Verdict{What: g.what, Least: g.least, Bound: g.bound, Value: value, Met: met})
+	}
+	return all
+}
+
+// guard returns an error for what is worse than even a busy machine makes it. What
+// was not measured is not looked at.
+func guard(r *measure.Results) error {
+	var errs []error
+	for _, g := range goals() {
+		value := g.value(r)
+		if g.floor == 0 || math.IsNaN(value) {
+			continue
+		}
+		if g.least && value < g.floor || !g.least && value > g.floor {
+			errs = append(errs, fmt.Errorf("%s: %.3g, the guard wants %.3g", g.what, value, g.floor))
+		}
+	}
+	for _, s := range r.Series {
+		if s.Failures > 0 && slices.Contains([]string{wayCulvert, wayLimit}, s.Way) {
+			errs = append(errs, fmt.Errorf("%s, %s: %s", s.Case, s.Way, s.Failure))
+		}
+	}
+	return errors.Join(errs...)
+}
