@@ -40,10 +40,9 @@ func (f *flow) bytes() (up, down int64) {
 // flows are the streams that run now. The zero value is ready.
 type flows struct {
 	mu      sync.Mutex
-	open    int // begun and not ended, on their way to a node or beyond
+	open    crowd // begun and not ended, on their way to a node or beyond
 	closed  bool
 	running map[*flow]struct{}
-	none    []chan struct{} // closed when open is 0
 }
 
 // begin counts a stream in. It is false when no new ones are taken.
@@ -53,20 +52,14 @@ func (fs *flows) begin() bool {
 	if fs.closed {
 		return false
 	}
-	fs.open++
+	fs.open.enter()
 	return true
 }
 
 func (fs *flows) end() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.open--; fs.open > 0 {
-		return
-	}
-	for _, c := range fs.none {
-		close(c)
-	}
-	fs.none = nil
+	fs.open.leave()
 }
 
 // close lets no further stream begin.
@@ -105,18 +98,12 @@ func (fs *flows) list() []*flow {
 func (fs *flows) len() int {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return fs.open
+	return fs.open.n
 }
 
 // idle returns a channel that is closed once no stream is open.
 func (fs *flows) idle() <-chan struct{} {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	c := make(chan struct{})
-	if fs.open == 0 {
-		close(c)
-	} else {
-		fs.none = append(fs.none, c)
-	}
-	return c
+	return fs.open.gone()
 }

@@ -58,8 +58,7 @@ type front struct {
 	mu     sync.Mutex
 	guests map[net.Conn]*guest
 	idle   list.List // of *guest, the longest idle first
-	busy   int       // requests
-	none   []chan struct{}
+	busy   crowd     // of requests
 }
 
 // guest is a connection of the HTTP door.
@@ -224,7 +223,7 @@ func (f *front) begin(g *guest) error {
 		return &stream.Error{Code: stream.Overloaded, Text: "this connection had to make room for another; try again on a new one"}
 	}
 	g.requests++
-	f.busy++
+	f.busy.enter()
 	f.settle(g)
 	return nil
 }
@@ -233,15 +232,8 @@ func (f *front) end(g *guest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g.requests--
-	f.busy--
 	f.settle(g)
-	if f.busy > 0 {
-		return
-	}
-	for _, c := range f.none {
-		close(c)
-	}
-	f.none = nil
+	f.busy.leave()
 }
 
 // state hears from net/http what a connection does.
@@ -298,19 +290,12 @@ func (f *front) giveWay() bool {
 
 // quiet returns a channel that is closed once no request is served.
 func (f *front) quiet() <-chan struct{} {
-	c := make(chan struct{})
 	if f == nil {
-		close(c)
-		return c
+		return new(crowd).gone()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.busy == 0 {
-		close(c)
-	} else {
-		f.none = append(f.none, c)
-	}
-	return c
+	return f.busy.gone()
 }
 
 // drain takes no new connections and lets go those without a request; those of
@@ -342,5 +327,5 @@ func (f *front) count() (conns, requests int) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.guests), f.busy
+	return len(f.guests), f.busy.n
 }

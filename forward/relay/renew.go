@@ -12,10 +12,7 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-const (
-	maxCSR   = 8 << 10
-	maxToken = 16 << 10 // as in Hello
-)
+const maxCSR = 8 << 10
 
 // Renew replaces a node's credential, also for the session it comes over.
 func (r *registryService) Renew(ctx context.Context, req *controlv1.RenewRequest) (*controlv1.RenewResponse, error) {
@@ -66,8 +63,8 @@ func (r *registryService) renewToken(ctx context.Context, p *peer, req *controlv
 	if !ok || who.Role != RoleNode || who.Cert != nil {
 		return nil, status.Error(codes.PermissionDenied, "this session did not present a token of a node")
 	}
-	if n := len(req.GetToken()); n > maxToken || len(req.GetCsr()) > 0 {
-		return nil, status.Errorf(codes.InvalidArgument, "a token of at most %d bytes and no certificate request is wanted here", maxToken)
+	if n := len(req.GetToken()); n > stream.MaxToken || len(req.GetCsr()) > 0 {
+		return nil, status.Errorf(codes.InvalidArgument, "a token of at most %d bytes and no certificate request is wanted here", stream.MaxToken)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.srv.cfg.OpenTimeout)
 	defer cancel()

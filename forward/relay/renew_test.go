@@ -48,8 +48,8 @@ func TestNodeByToken(t *testing.T) {
 	c := controlv1.NewRegistryClient(l.calls())
 	for token, want := range map[string]codes.Code{
 		"fault": codes.Internal, "stale": codes.Unauthenticated, "other": codes.Unauthenticated, "user": codes.Unauthenticated,
-		strings.Repeat("x", maxToken+1): codes.InvalidArgument,
-		"":                              codes.PermissionDenied, // it has no certificate to renew
+		strings.Repeat("x", stream.MaxToken+1): codes.InvalidArgument,
+		"":                                     codes.PermissionDenied, // it has no certificate to renew
 	} {
 		if _, err := c.Renew(within(t), &controlv1.RenewRequest{Token: token}); status.Code(err) != want || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%.10s: %v, want %s", token, err, want)
