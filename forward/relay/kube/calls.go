@@ -148,6 +148,7 @@ func (c *calls) do(parent context.Context, name string, places chan struct{}, r 
 	if err != nil && parent.Err() != nil {
 		err = parent.Err()
 	}
+	err = fault(err)
 	c.metrics.asked(name, err, time.Since(began))
-	return fault(err)
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -29,7 +30,7 @@ func unambiguous(r *http.Request) (*http.Request, error) {
 	}
 	// What Connection names is for one hop only. A chain of proxies must not be
 	// talked into dropping who somebody is.
-	for name := range tokens(r.Header["Connection"]) {
+	for name := range kubectl.Tokens(r.Header["Connection"]) {
 		name = http.CanonicalHeaderKey(name)
 		if name == headerAuthorization || strings.HasPrefix(name, headerImpersonate) || strings.HasPrefix(name, headerRemote) {
 			return r, malformed("Connection names %s, which says who the caller is", name)
@@ -42,29 +43,16 @@ func malformed(format string, args ...any) error {
 	return &stream.Error{Code: stream.Malformed, Text: fmt.Sprintf(format, args...)}
 }
 
-// tokens yields the comma-separated values of a header.
-func tokens(values []string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, value := range values {
-			for token := range strings.SplitSeq(value, ",") {
-				if token = strings.TrimSpace(token); token != "" && !yield(token) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // upgradeOf returns the protocol that r asks to switch to, spelled as everybody
 // does, or "" for a plain request. A request that asks for anything but one
 // switch that the API server knows is an error: the connection behind it would
 // carry what the relay cannot judge, such as h2c with further requests.
 func upgradeOf(r *http.Request) (string, error) {
 	asks := false
-	for token := range tokens(r.Header["Connection"]) {
+	for token := range kubectl.Tokens(r.Header["Connection"]) {
 		asks = asks || strings.EqualFold(token, "Upgrade")
 	}
-	wanted := slices.Collect(tokens(r.Header["Upgrade"]))
+	wanted := slices.Collect(kubectl.Tokens(r.Header["Upgrade"]))
 	if !asks || len(wanted) == 0 {
 		return "", nil // Upgrade without Connection means nothing, and goes no further
 	}
@@ -90,7 +78,7 @@ func upgradeOf(r *http.Request) (string, error) {
 func tokenFromSocket(r *http.Request) (*http.Request, error) {
 	found, encoded := false, ""
 	var rest []string
-	for protocol := range tokens(r.Header[headerProtocols]) {
+	for protocol := range kubectl.Tokens(r.Header[headerProtocols]) {
 		token, is := strings.CutPrefix(protocol, bearerProtocol)
 		switch {
 		case !is:

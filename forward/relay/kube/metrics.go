@@ -22,7 +22,7 @@ func (m *metrics) size(of string, size func() int) {
 
 // asked counts a question to the API server and how long its answer took.
 func (m *metrics) asked(call string, err error, took time.Duration) {
-	result := stream.CodeOf(fault(err)).String()
+	result := stream.CodeOf(err).String()
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_kube_requests_total{call=%q,result=%q}`, call, result)).Inc()
 	m.set.GetOrCreateHistogram(fmt.Sprintf(`culvert_relay_kube_request_seconds{call=%q}`, call)).Update(took.Seconds())
 }

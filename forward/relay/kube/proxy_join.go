@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
 )
 
 // nameTime bounds asking for the name in the log line.
@@ -74,7 +75,7 @@ func (p *proxy) nameOf(ctx context.Context, way *passage) string {
 // passSwitch writes the API server's 101 to the client.
 func passSwitch(conn net.Conn, res *http.Response, protocol string) error {
 	h := res.Header.Clone()
-	for name := range tokens(h["Connection"]) {
+	for name := range kubectl.Tokens(h["Connection"]) {
 		h.Del(name)
 	}
 	for _, name := range []string{"Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Content-Length"} {

@@ -163,6 +163,13 @@ func (c *carrier) dial(ctx context.Context, port uint16) (Connection, error) {
 	return link, err
 }
 
+// waitRoom waits while too many of our answers wait for the client.
+func (c *carrier) waitRoom() {
+	c.held.Store(true)
+	c.out.waitRoom()
+	c.held.Store(false)
+}
+
 // over ends the session for a reason that the user is told.
 func (c *carrier) over(cause error) {
 	if cause == nil {

@@ -88,9 +88,7 @@ func (s *channels) say(p *channelPort, text string) {
 
 func (s *channels) wsReply(op byte, payload []byte) {
 	s.out.post(func(b []byte) []byte { return append(appendWSHead(b, op, len(payload)), payload...) })
-	s.held.Store(true)
-	s.out.waitRoom()
-	s.held.Store(false)
+	s.waitRoom()
 }
 
 // read reads messages until the client closes.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"strings"
@@ -47,7 +48,7 @@ func (h *Handler) ServeSession(w http.ResponseWriter, r *http.Request, s Session
 
 // hasToken reports whether a header that lists tokens has one, in whatever case.
 func hasToken(h http.Header, name, token string) bool {
-	for field := range tokens(h, name) {
+	for field := range Tokens(h.Values(name)) {
 		if strings.EqualFold(field, token) {
 			return true
 		}
@@ -55,10 +56,11 @@ func hasToken(h http.Header, name, token string) bool {
 	return false
 }
 
-// tokens returns the elements of a header that lists them, over all its lines.
-func tokens(h http.Header, name string) func(yield func(string) bool) {
+// Tokens returns the elements of a header that lists them between commas, over all
+// its lines, without spaces and without those that are empty.
+func Tokens(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for _, line := range h.Values(name) {
+		for _, line := range lines {
 			for field := range strings.SplitSeq(line, ",") {
 				if field = strings.TrimSpace(field); field != "" && !yield(field) {
 					return
@@ -77,7 +79,7 @@ const (
 // without one in common.
 func (h *Handler) spdy(w http.ResponseWriter, r *http.Request, s Session) {
 	var offered []string
-	for p := range tokens(r.Header, protocolHeader) {
+	for p := range Tokens(r.Header.Values(protocolHeader)) {
 		if p == protocolName {
 			h.upgrade(w, r, http.Header{
 				"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, protocolHeader: {protocolName},

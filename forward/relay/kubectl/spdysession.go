@@ -77,13 +77,6 @@ func (s *spdySession) wsReply(op byte, payload []byte) {
 	s.waitRoom()
 }
 
-// waitRoom waits while too many of our answers wait for the client.
-func (s *spdySession) waitRoom() {
-	s.held.Store(true)
-	s.out.waitRoom()
-	s.held.Store(false)
-}
-
 // read reads frames until the client or its connection ends.
 func (s *spdySession) read() error {
 	for {

@@ -26,7 +26,7 @@ func (h *Handler) webSocket(w http.ResponseWriter, r *http.Request, s Session, p
 	}
 	var chosen string
 	offered := []string{}
-	for p := range tokens(r.Header, "Sec-WebSocket-Protocol") {
+	for p := range Tokens(r.Header.Values("Sec-WebSocket-Protocol")) {
 		offered = append(offered, p)
 		if chosen == "" && (p == tunnelProtocol || p == v4Protocol || p == v4Base64Protocol) {
 			chosen = p
