@@ -48,12 +48,14 @@ type right struct {
 	optional             string // what happens without it; empty if it is required
 }
 
-func (r right) String() string {
-	resource := r.resource
-	if r.sub != "" {
-		resource += "/" + r.sub
+func (r right) String() string { return r.verb + " " + r.what() }
+
+// what is the resource as rules name it.
+func (r right) what() string {
+	if r.sub == "" {
+		return r.resource
 	}
-	return r.verb + " " + resource
+	return r.resource + "/" + r.sub
 }
 
 // needed are the rights for a target; nil is any pod.
@@ -134,9 +136,5 @@ func (c *cluster) may(ctx context.Context, r right) (allowed bool, why string, e
 
 // rule is what a role needs, in YAML.
 func (r right) rule() string {
-	resource := r.resource
-	if r.sub != "" {
-		resource += "/" + r.sub
-	}
-	return fmt.Sprintf("- apiGroups: [%q]\n  resources: [%q]\n  verbs: [%q]\n", r.group, resource, r.verb)
+	return fmt.Sprintf("- apiGroups: [%q]\n  resources: [%q]\n  verbs: [%q]\n", r.group, r.what(), r.verb)
 }

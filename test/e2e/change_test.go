@@ -24,33 +24,27 @@ func changes() []behaviour {
 	}
 }
 
-const statefulSet = `
+// workload is one echo for each replica; extra is what its kind wants beside that.
+func workload(kind, name string, replicas int, extra string) string {
+	return fmt.Sprintf(`
 apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: %[1]s, namespace: default}
+kind: %[1]s
+metadata: {name: %[2]s, namespace: default}
 spec:
-  serviceName: %[1]s
-  selector: {matchLabels: {app: %[1]s}}
+  replicas: %[3]d
+  %[4]s
+  selector: {matchLabels: {app: %[2]s}}
   template:
-    metadata: {labels: {app: %[1]s}}
+    metadata: {labels: {app: %[2]s}}
     spec:
       terminationGracePeriodSeconds: 0
-      containers: [{name: main, image: ` + cluster.ToolboxImage + `, imagePullPolicy: Never, args: ["-echo", "8011"]}]
-`
+      containers: [{name: main, image: %[5]s, imagePullPolicy: Never, args: ["-echo", "8011"]}]
+`, kind, name, replicas, extra, cluster.ToolboxImage)
+}
 
-const deployment = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: %[1]s, namespace: default}
-spec:
-  replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
-  template:
-    metadata: {labels: {app: %[1]s}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: main, image: ` + cluster.ToolboxImage + `, imagePullPolicy: Never, args: ["-echo", "8011"]}]
-`
+func statefulSet(name string) string { return workload("StatefulSet", name, 1, "serviceName: "+name) }
+
+func deployment(name string, replicas int) string { return workload("Deployment", name, replicas, "") }
 
 func (s *scene) apply(ctx context.Context, manifest string, kind, name string) error {
 	if err := s.cluster.Apply(ctx, manifest); err != nil {
@@ -77,7 +71,7 @@ func (f *forwarding) again(ctx context.Context, limit time.Duration) error {
 
 func reborn(ctx context.Context, s *scene) error {
 	name := "reborn-" + s.id
-	if err := s.apply(ctx, fmt.Sprintf(statefulSet, name), "statefulset", name); err != nil {
+	if err := s.apply(ctx, statefulSet(name), "statefulset", name); err != nil {
 		return err
 	}
 	f, err := s.forward(ctx, "pod/"+name+"-0", portEcho)
@@ -99,7 +93,7 @@ func reborn(ctx context.Context, s *scene) error {
 
 func rolled(ctx context.Context, s *scene) error {
 	name := "rolled-" + s.id
-	if err := s.apply(ctx, fmt.Sprintf(deployment, name, 1), "deployment", name); err != nil {
+	if err := s.apply(ctx, deployment(name, 1), "deployment", name); err != nil {
 		return err
 	}
 	f, err := s.forward(ctx, "deployment/"+name, portEcho)
@@ -128,7 +122,7 @@ func rolled(ctx context.Context, s *scene) error {
 
 func deleted(ctx context.Context, s *scene) error {
 	name := "deleted-" + s.id
-	if err := s.apply(ctx, fmt.Sprintf(deployment, name, 1), "deployment", name); err != nil {
+	if err := s.apply(ctx, deployment(name, 1), "deployment", name); err != nil {
 		return err
 	}
 	pod, err := s.podOf(ctx, name)
@@ -220,7 +214,7 @@ func load(ctx context.Context, t *testing.T, f *forwarding) {
 
 // drained empties a node under a forward of culvert to a deployment.
 func drained(t *testing.T, r *rig) {
-	if err := r.Apply(t.Context(), fmt.Sprintf(deployment, "moved", 2)); err != nil {
+	if err := r.Apply(t.Context(), deployment("moved", 2)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Kubectl(t.Context(), "rollout", "status", "deployment/moved", "--timeout=60s"); err != nil {

@@ -60,18 +60,27 @@ func (a *API) list(ctx context.Context, namespace, plural string, o metav1.ListO
 // EachPod calls f with the pods of a namespace, of all if it is empty, a page at a
 // time.
 func EachPod(ctx context.Context, api *API, namespace string, f func(*corev1.Pod)) error {
-	o := metav1.ListOptions{Limit: pageSize}
+	return api.pages(ctx, namespace, "", func(page *corev1.PodList) bool {
+		for i := range page.Items {
+			f(&page.Items[i])
+		}
+		return true
+	})
+}
+
+// pages calls f with the pods that a selector selects, all if it is empty, until it
+// wants no more.
+func (a *API) pages(ctx context.Context, namespace, selector string, f func(page *corev1.PodList) (more bool)) error {
+	o := metav1.ListOptions{LabelSelector: selector, Limit: pageSize}
 	for {
-		list, err := api.Core.Pods(namespace).List(ctx, o)
+		page, err := a.Core.Pods(namespace).List(ctx, o)
 		if err != nil {
 			return err
 		}
-		for i := range list.Items {
-			f(&list.Items[i])
-		}
-		if o.Continue = list.Continue; o.Continue == "" {
+		if !f(page) || page.Continue == "" {
 			return nil
 		}
+		o.Continue = page.Continue
 	}
 }
 

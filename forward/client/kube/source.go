@@ -74,21 +74,17 @@ func (s *apiSource) look(ctx context.Context) (snapshot, error) {
 	if snap.selector, snap.service, err = s.find(ctx); err != nil {
 		return snapshot{}, err
 	}
-	options := metav1.ListOptions{LabelSelector: snap.selector, Limit: pageSize}
-	for {
-		list, err := s.api.Core.Pods(s.namespace).List(ctx, options)
-		if err != nil {
-			return snapshot{}, err
+	err = s.api.pages(ctx, s.namespace, snap.selector, func(page *corev1.PodList) bool {
+		for i := range page.Items {
+			snap.pods = append(snap.pods, podOf(&page.Items[i]))
 		}
-		for i := range list.Items {
-			snap.pods = append(snap.pods, podOf(&list.Items[i]))
-		}
-		snap.version = list.ResourceVersion
-		if list.Continue == "" || len(snap.pods) >= maxPods {
-			return snap, nil
-		}
-		options.Continue = list.Continue
+		snap.version = page.ResourceVersion
+		return len(snap.pods) < maxPods
+	})
+	if err != nil {
+		return snapshot{}, err
 	}
+	return snap, nil
 }
 
 // find returns the selector of the target's pods. A service may point to others

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -154,17 +155,15 @@ func bearerOf(r *http.Request) string {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return ""
 	}
-	for _, line := range r.Header["Sec-Websocket-Protocol"] {
-		for protocol := range strings.SplitSeq(line, ",") {
-			encoded, ok := strings.CutPrefix(strings.TrimSpace(protocol), bearerProtocol)
-			if !ok {
-				continue
-			}
-			if token, err := base64.RawURLEncoding.DecodeString(encoded); err == nil && isToken(string(token)) {
-				return string(token)
-			}
-			return ""
+	for protocol := range kubectl.Tokens(r.Header[headerProtocols]) {
+		encoded, ok := strings.CutPrefix(protocol, bearerProtocol)
+		if !ok {
+			continue
 		}
+		if token, err := base64.RawURLEncoding.DecodeString(encoded); err == nil && isToken(string(token)) {
+			return string(token)
+		}
+		return ""
 	}
 	return ""
 }
