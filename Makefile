@@ -3,6 +3,7 @@
 
 GO       ?= go
 GOTEST   ?= $(GO) test
+TESTED   ?= ./...
 FUZZTIME ?= 10s
 COMMANDS := culvert culvert-relay culvert-agent
 
@@ -45,7 +46,7 @@ TEST_AS_ROOT := $(if $(filter 0,$(shell id -u)),CULVERT_TEST_RUNTIME=required)
 
 .PHONY: test
 test: $(if $(TEST_AS_ROOT),deps runtime) ## every test, with the race detector; as root also those with namespaces and real containerd
-	$(TEST_AS_ROOT) $(GOTEST) -race -timeout 25m ./...
+	$(TEST_AS_ROOT) $(GOTEST) -race -timeout 25m $(TESTED)
 
 .PHONY: test-unit
 test-unit: ## the tests of the rooms, without those that cross processes
