@@ -153,7 +153,7 @@ var fences = []fence{
 	{"log", nil, "log/slog is the only logger, handed in by Config"},
 	{"os/exec", []string{"cmd/culvert"}, "no helper program ever stands in the way of a byte, least of all a privileged one"},
 	{"plugin", nil, "what runs privileged is what was built"},
-	{"net/http/pprof", nil, "registers itself with every server of the process"},
+	{"net/http/pprof", nil, "registers itself with every server of the process; boot.Debug does not"},
 	{"expvar", nil, "as net/http/pprof"},
 	{"math/rand", nil, "math/rand/v2 for jitter, crypto/rand for names and tokens"},
 	{"unsafe", []string{"proto/control/v1"}, "needed nowhere; generated code uses it"},

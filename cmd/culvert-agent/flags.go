@@ -42,6 +42,7 @@ type agentFlags struct {
 	allowHost, allowAPI  bool
 	apiServer            string
 	health               string
+	debug                string
 	drain                time.Duration
 	maxDials             int
 	logFormat, logLevel  string
@@ -69,6 +70,7 @@ func (f *agentFlags) register(fl *flag.FlagSet, env environment) {
 	fl.BoolVar(&f.allowAPI, "allow-apiserver", false, "let relays reach the cluster's API server through this agent, and nothing else outside of pods")
 	fl.StringVar(&f.apiServer, "apiserver", env.apiServer(), "`host:port` of the API server, for --allow-apiserver; default that of the pod's cluster")
 	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; :7481 in a pod, so that the kubelet can ask; empty for none")
+	fl.StringVar(&f.debug, "debug-listen", "", "loopback address of the profiles under /debug/pprof/, as 127.0.0.1:6061; empty for none")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM; 0 ends them at once")
 	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -87,6 +89,9 @@ func (e environment) apiServer() string {
 func (f *agentFlags) check() error {
 	if err := f.checkIdentity(); err != nil {
 		return err
+	}
+	if err := boot.CheckDebug(f.debug); err != nil {
+		return fmt.Errorf("--debug-listen: %w", err)
 	}
 	if f.node == "" {
 		name, err := os.Hostname()

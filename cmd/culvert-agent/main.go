@@ -8,6 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -83,11 +85,11 @@ func serve(args []string, stderr io.Writer) error {
 	ctx, stop := boot.Context()
 	defer stop()
 	log.Info("agent starts", "node", f.node, "relays", strings.Join(f.relays, ","), "version", boot.Version(version), "apiserver", f.reachable())
-	return serveAll(ctx, a, f.health)
+	return serveAll(ctx, a, f, log)
 }
 
-// serveAll runs the agent, and its health endpoints until the agent has ended.
-func serveAll(ctx context.Context, a *agent.Agent, health string) error {
+// serveAll runs the agent, and what else listens until the agent has ended.
+func serveAll(ctx context.Context, a *agent.Agent, f *agentFlags, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	done, finish := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
@@ -95,7 +97,9 @@ func serveAll(ctx context.Context, a *agent.Agent, health string) error {
 		return a.Run(ctx)
 	})
 	h := &boot.Health{Ready: a.Ready, Metrics: a.WriteMetrics}
-	g.Go(func() error { return h.Serve(done, health) })
+	g.Go(func() error { return h.Serve(done, f.health) })
+	d := &boot.Debug{Listening: func(at net.Addr) { log.Info("profiles listen", "addr", at.String()) }}
+	g.Go(func() error { return d.Serve(done, f.debug) })
 	return g.Wait()
 }
 

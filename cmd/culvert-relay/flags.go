@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"time"
 
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
@@ -11,6 +12,7 @@ import (
 // serveFlags are the flags of serve.
 type serveFlags struct {
 	listen, health      string
+	debug               string
 	stateDir            string
 	advertise           boot.List
 	tlsCert, tlsKey     string
@@ -41,6 +43,7 @@ type kubeFlags struct {
 func (f *serveFlags) register(fl *flag.FlagSet) {
 	fl.StringVar(&f.listen, "listen", ":7443", "address for agents and clients, and for kubectl with --kube")
 	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7480", "address of /healthz, /readyz and /metrics; empty for none")
+	fl.StringVar(&f.debug, "debug-listen", "", "loopback address of the profiles under /debug/pprof/, as 127.0.0.1:6060; empty for none")
 	fl.StringVar(&f.stateDir, "state-dir", "", "`directory` of the relay's own authority, tokens and node names; made if needed")
 	fl.Var(&f.advertise, "advertise", "`host[:port]` that agents and clients dial, for the relay's own certificate; may be repeated")
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate of the relay (PEM), instead of one of its own authority")
@@ -96,6 +99,9 @@ func firstBroken(rules ...[]rule) error {
 
 // check refuses combinations that would not do what they seem to.
 func (f *serveFlags) check() error {
+	if err := boot.CheckDebug(f.debug); err != nil {
+		return fmt.Errorf("--debug-listen: %w", err)
+	}
 	return firstBroken(f.agentRules(), f.certificateRules(), f.callerRules(), f.kube.rules(f.stateDir != "" || f.agentCA != ""))
 }
 

@@ -56,6 +56,7 @@ func TestUsage(t *testing.T) {
 		"negative drain":       {[]string{"--state-dir", state, "--drain-timeout", "-1s"}, 1, "", "negative"},
 		"log level":            {[]string{"--state-dir", state, "--log-level", "loud"}, 1, "", "loud"},
 		"log format":           {[]string{"--state-dir", state, "--log-format", "xml"}, 1, "", "xml"},
+		"profiles for all":     {[]string{"--state-dir", state, "--debug-listen", ":6060"}, 1, "", "not on loopback"},
 		"missing agent ca":     {[]string{"--state-dir", state, "--agent-ca", "missing"}, 1, "", "missing"},
 		"address in use":       {[]string{"--state-dir", state, "--listen", "256.0.0.1:1"}, 1, "", "256.0.0.1"},
 		"bad advertise":        {[]string{"--state-dir", state, "--advertise", "a b"}, 1, "", "a b"},

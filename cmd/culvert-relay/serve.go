@@ -43,7 +43,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	log.Info("relay listens", "addr", l.Addr().String(), "relay_id", p.srv.ID(), "version", p.cfg.Version)
-	return p.serve(ctx, l, f.health)
+	return p.serve(ctx, l, f.health, f.debug)
 }
 
 // parts are what a relay is put together from. What the flags do not ask for is
@@ -108,7 +108,7 @@ func (p *parts) close() {
 func (p *parts) ready() bool { return p.srv.Ready() && (p.keeper == nil || p.keeper.Ready()) }
 
 // serve runs the relay, and until it has ended what it needs.
-func (p *parts) serve(ctx context.Context, l net.Listener, health string) error {
+func (p *parts) serve(ctx context.Context, l net.Listener, health, debug string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	done, finish := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
@@ -119,6 +119,8 @@ func (p *parts) serve(ctx context.Context, l net.Listener, health string) error 
 		p.cfg.Log.Info("health listens", "addr", a.String())
 	}}
 	g.Go(func() error { return h.Serve(done, health) })
+	d := &boot.Debug{Listening: func(a net.Addr) { p.cfg.Log.Info("profiles listen", "addr", a.String()) }}
+	g.Go(func() error { return d.Serve(done, debug) })
 	if p.keeper != nil {
 		g.Go(func() error { return p.keeper.Run(done) })
 	}
