@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -43,7 +44,7 @@ func (a *Agent) reachAPI(ctx context.Context, streams int64) (forward.Conn, erro
 	case a.isLeaving():
 		return nil, leaving()
 	case a.cfg.APIServer == "":
-		return nil, refused("the API server may not be reached through this agent: it runs without --allow-apiserver")
+		return nil, &stream.Error{Code: stream.Policy, Text: "the API server may not be reached through this agent: it runs without --allow-apiserver"}
 	case streams > int64(a.cfg.MaxAPIStreams):
 		return nil, &stream.Error{Code: stream.Overloaded, Text: "the agent has as many streams to the API server as it may"}
 	}
@@ -60,7 +61,7 @@ func (a *Agent) reachAPI(ctx context.Context, streams int64) (forward.Conn, erro
 	if limited.Err() != nil {
 		wire = &stream.Error{Code: stream.Timeout, Text: "the API server did not accept the agent's connection in time"}
 	}
-	return nil, &coded{wire: wire, cause: fmt.Errorf("dial the API server: %w", err)}
+	return nil, &reach.Coded{Wire: wire, Cause: fmt.Errorf("dial the API server: %w", err)}
 }
 
 // brokenAPI is the code for an error of the connection to the API server.
@@ -69,7 +70,7 @@ func brokenAPI(err error) error {
 	if errors.Is(err, forward.ErrReset) {
 		text = "the API server reset the connection"
 	}
-	return &coded{wire: &stream.Error{Code: stream.Unreachable, Text: text}, cause: err}
+	return &reach.Coded{Wire: &stream.Error{Code: stream.Unreachable, Text: text}, Cause: err}
 }
 
 // accountAPI counts a stream to the API server and writes its one line.

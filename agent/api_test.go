@@ -234,7 +234,7 @@ func TestAPIRefused(t *testing.T) {
 
 // withRest completes a config by what must be there.
 func withRest(cfg Config) Config {
-	cfg.Node, cfg.Relays, cfg.Pods, cfg.Dial, cfg.Identity = "n", []string{"r:1"}, newPodList(), dialTo(""), &fixed{}
+	cfg.Node, cfg.Relays, cfg.Pods, cfg.Identity = "n", []string{"r:1"}, local(nil), &fixed{}
 	return cfg
 }
 

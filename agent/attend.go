@@ -142,7 +142,7 @@ func (a *Agent) registration() *controlv1.Register {
 		Node: a.cfg.Node, Instance: a.instance, Version: a.cfg.Version,
 		ProtocolVersion: stream.Version, Started: timestamppb.New(a.started),
 	}
-	if a.cfg.Policy.AllowHostNetwork {
+	if a.cfg.Pods.HostNetwork() {
 		r.Capabilities = append(r.Capabilities, "host-network")
 	}
 	if a.cfg.APIServer != "" {

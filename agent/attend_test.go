@@ -35,7 +35,7 @@ func TestRenewUnderTunnel(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				id, log := &fixed{err: tt.err}, &journal{}
-				a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: id, Log: log.logger()})
+				a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: id, Log: log.logger()})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -93,7 +93,7 @@ func TestRegistrationRefused(t *testing.T) {
 func TestReports(t *testing.T) {
 	pods := newPodList(pod1)
 	r := startRelay(t, &relay{})
-	start(t, Config{Pods: pods}, r)
+	start(t, Config{Pods: localOf(pods, nil)}, r)
 	l := r.tunnel(t, 1)
 	has := func(uid string) func() bool {
 		return func() bool { return l.full == 1 && len(l.pods) == 1 && l.pods[uid] != nil }

@@ -10,11 +10,11 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 )
 
-// Config is what an Agent needs. Node, Relays, Pods, Dial and Identity must
-// be set.
+// Config is what an Agent needs. Node, Relays, Pods and Identity must be set.
 type Config struct {
 	// Node is the name this agent claims; its credential must prove it: a relay
 	// that knows the node by the credential refuses any other name.
@@ -33,15 +33,8 @@ type Config struct {
 	// Identity proves the name to a relay.
 	Identity Identity
 
-	// Pods knows the pods of this node.
-	Pods Pods
-
-	// Dial reaches them.
-	Dial PodDialer
-
-	// Policy refuses streams. The zero value lets everything but host-network
-	// pods pass.
-	Policy Policy
+	// Pods are the pods of this node, the way to them, and the policy on it.
+	Pods reach.Pods
 
 	// APIServer is the address (host:port) of the cluster's API server, which
 	// relays may then reach through this agent. They cannot name another one.
@@ -69,8 +62,7 @@ type Config struct {
 	// MaxBackoff bounds the pause between attempts. 0 means 5 s.
 	MaxBackoff time.Duration
 
-	// OpenTimeout bounds reading Open, finding the pod and dialling it, each.
-	// 0 means 5 s.
+	// OpenTimeout bounds reading Open, and then reaching the pod. 0 means 5 s.
 	OpenTimeout time.Duration
 
 	// DrainTimeout is how long running streams may go on after the end of
@@ -86,8 +78,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent needs at least one relay")
 	case len(c.Relays) > maxKeepers:
 		return c, fmt.Errorf("%d relays are named, and %d is the most: give them one name", len(c.Relays), maxKeepers)
-	case c.Pods == nil || c.Dial == nil || c.Identity == nil:
-		return c, errors.New("agent needs a source of pods, a way to dial them and an identity")
+	case c.Pods == nil || c.Identity == nil:
+		return c, errors.New("agent needs a way to its pods and an identity")
 	}
 	seen := make(map[string]bool)
 	for _, r := range c.Relays {

@@ -17,7 +17,7 @@ import (
 )
 
 // dialHanging never reaches a pod.
-var dialHanging = dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Conn, error) {
+var dialHanging = dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 })
@@ -85,7 +85,7 @@ func TestFloodOfStreams(t *testing.T) {
 	const most = 50
 	pod := listenPod(t)
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Tunnel: tunnel.Config{MaxStreams: most}, Dial: dialTo(pod.Addr().String())}, r)
+	a := start(t, Config{Tunnel: tunnel.Config{MaxStreams: most}, Pods: local(dialTo(pod.Addr().String()), pod1)}, r)
 	l := r.tunnel(t, 1)
 	client := l.mustOpen(t, pod1.UID)
 	end := acceptPod(t, pod)
@@ -164,7 +164,7 @@ func firstByte(st *tunnel.Stream) error {
 // TestSlowPod gives up on a pod that does not accept, and on nothing else.
 func TestSlowPod(t *testing.T) {
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Dial: dialHanging, OpenTimeout: 50 * time.Millisecond}, r)
+	a := start(t, Config{Pods: local(dialHanging, pod1), OpenTimeout: 50 * time.Millisecond}, r)
 	_, err := r.tunnel(t, 1).open(t, stream.Open{UID: pod1.UID, Port: 80})
 	if !errors.Is(err, &stream.Error{Code: stream.Timeout}) {
 		t.Errorf("open: %v", err)

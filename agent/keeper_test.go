@@ -12,7 +12,7 @@ import (
 // TestNoRoute is quiet about an address of a family that this node has not, as
 // long as another one serves.
 func TestNoRoute(t *testing.T) {
-	a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: &fixed{}})
+	a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: &fixed{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestNoRoute(t *testing.T) {
 func TestKeeperLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &names{resolve: always()} // dials hang
-		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: n, DialTimeout: time.Hour})
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: n, DialTimeout: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}

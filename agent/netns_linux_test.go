@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
@@ -23,7 +24,7 @@ import (
 func TestNetnsConn(t *testing.T) {
 	ns := netnstest.New(t)
 	l := ns.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
-	d := &NetnsDialer{}
+	d := &reach.NetnsDialer{}
 	pod := sandbox.Pod{NetNS: ns.Path()}
 	mk := func(wrap func(forward.Conn) forward.Conn) func() (a, b forward.Conn, stop func(), err error) {
 		return func() (forward.Conn, forward.Conn, func(), error) {
@@ -35,7 +36,7 @@ func TestNetnsConn(t *testing.T) {
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			return wrap(near), forward.TCP(far), nil, nil
+			return wrap(forward.TCP(near)), forward.TCP(far), nil, nil
 		}
 	}
 	bare := mk(func(c forward.Conn) forward.Conn { return c })
@@ -54,7 +55,7 @@ type node struct {
 	pods *sandbox.Named
 }
 
-func startNode(t *testing.T, policy Policy) *node {
+func startNode(t *testing.T, policy reach.Policy) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to enter a network namespace")
@@ -62,7 +63,7 @@ func startNode(t *testing.T, policy Policy) *node {
 	n := &node{dir: t.TempDir()}
 	n.pods = sandbox.NewNamed(sandbox.NamedConfig{Dir: n.dir})
 	r := startRelay(t, &relay{})
-	n.running = start(t, Config{Pods: n.pods, Dial: &NetnsDialer{}, Policy: policy}, r)
+	n.running = start(t, Config{Pods: &reach.Local{Source: n.pods, Dialer: &reach.NetnsDialer{}, Policy: policy}}, r)
 	n.link = r.tunnel(t, 1)
 	return n
 }
@@ -97,7 +98,7 @@ func (n *node) code(t *testing.T, uid string, port uint16) stream.Code {
 // TestPods reaches real pods: refused, reached over IPv6 only, half-closed, gone,
 // and born again under the same name.
 func TestPods(t *testing.T) {
-	n := startNode(t, Policy{})
+	n := startNode(t, reach.Policy{})
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	uid := n.uid(t, "web", "")
 
@@ -165,7 +166,7 @@ func TestPods(t *testing.T) {
 
 // TestPodKilled ends the pod's side as a dying process does, with data unread.
 func TestPodKilled(t *testing.T) {
-	n := startNode(t, Policy{})
+	n := startNode(t, reach.Policy{})
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	l := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
 	client, err := n.link.open(t, stream.Open{UID: n.uid(t, "web", ""), Port: portOf(l)})
@@ -193,11 +194,11 @@ func TestNamespaceGone(t *testing.T) {
 	ns := netnstest.New(t)
 	l := ns.Listen("tcp4", "127.0.0.1:0")
 	ns.Delete()
-	_, err := (&NetnsDialer{}).DialPod(t.Context(), sandbox.Pod{NetNS: ns.Path()}, portOf(l))
+	_, _, err := local(&reach.NetnsDialer{}, sandbox.Pod{UID: "gone", NetNS: ns.Path()}).Connect(t.Context(), "gone", portOf(l))
 	if !errors.Is(err, netns.ErrGone) {
 		t.Fatalf("dial: %v", err)
 	}
-	if code := stream.CodeOf(explain(err, &stream.Open{})); code != stream.NamespaceGone {
+	if code := stream.CodeOf(err); code != stream.NamespaceGone {
 		t.Errorf("code %s", code)
 	}
 }
@@ -213,7 +214,7 @@ func TestHostNetwork(t *testing.T) {
 	for _, allow := range []bool{false, true} {
 		t.Run(fmt.Sprintf("allowed %v", allow), func(t *testing.T) {
 			r := startRelay(t, &relay{})
-			start(t, Config{Pods: host, Dial: &NetnsDialer{}, Policy: Policy{AllowHostNetwork: allow}}, r)
+			start(t, Config{Pods: &reach.Local{Source: host, Dialer: &reach.NetnsDialer{}, Policy: reach.Policy{AllowHostNetwork: allow}}}, r)
 			k := r.tunnel(t, 1)
 			client, err := k.open(t, stream.Open{UID: "uid-host", Port: portOf(l)})
 			if allow {

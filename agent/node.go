@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/culvert-k8s/culvert/agent/sandbox"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -34,20 +33,17 @@ func (n *nodeService) Describe(ctx context.Context, req *controlv1.DescribeReque
 	if req.GetPort() > 65535 {
 		return nil, status.Errorf(codes.InvalidArgument, "port %d is not a number from 1 to 65535", req.GetPort())
 	}
-	pod, err := n.agent.cfg.Pods.Lookup(ctx, req.GetUid())
-	if errors.Is(err, sandbox.ErrNotFound) {
+	pod, denied, err := n.agent.cfg.Pods.Find(ctx, req.GetUid(), uint16(req.GetPort()))
+	if errors.Is(err, &stream.Error{Code: stream.WrongNode}) {
 		return nil, status.Errorf(codes.NotFound, "no pod with uid %q on this node", req.GetUid())
 	}
 	if err != nil {
 		// Only the coded part: paths of this node are not the relay's business.
-		err = explain(err, &stream.Open{})
 		return nil, status.Error(codes.Unavailable, stream.TextOf(err))
 	}
-	out := &controlv1.DescribeResponse{Pod: protoPod(pod), Allowed: true}
-	if req.GetPort() != 0 {
-		if err := n.agent.cfg.Policy.Check(pod, uint16(req.GetPort())); err != nil {
-			out.Allowed, out.Reason = false, err.Error()
-		}
+	out := &controlv1.DescribeResponse{Pod: protoPod(pod), Allowed: denied == nil}
+	if denied != nil {
+		out.Reason = denied.Error()
 	}
 	return out, nil
 }

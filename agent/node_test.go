@@ -19,7 +19,7 @@ func TestQuestions(t *testing.T) {
 	host := sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-h", HostNetwork: true}
 	pods := newPodList(pod1, host)
 	r := startRelay(t, &relay{})
-	start(t, Config{Pods: pods}, r)
+	start(t, Config{Pods: localOf(pods, nil)}, r)
 	cc, err := connect.Control(r.tunnel(t, 1).sess)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func TestReported(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	good := Config{Node: "n", Relays: []string{"a:1", "b:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: &fixed{}}
+	good := Config{Node: "n", Relays: []string{"a:1", "b:1"}, Pods: local(nil), Identity: &fixed{}}
 	if _, err := New(good); err != nil {
 		t.Error(err)
 	}
@@ -134,7 +134,6 @@ func TestConfig(t *testing.T) {
 		"no relay":    func(c *Config) { c.Relays = nil },
 		"relay twice": func(c *Config) { c.Relays = []string{"a:1", "b:1", "a:1"} },
 		"no pods":     func(c *Config) { c.Pods = nil },
-		"no dial":     func(c *Config) { c.Dial = nil },
 		"no identity": func(c *Config) { c.Identity = nil },
 	} {
 		bad := good

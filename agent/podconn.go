@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -69,7 +70,7 @@ func (c *farConn) name(err error) error {
 // brokenPod is the code for an error of the pod's connection.
 func brokenPod(err error) error {
 	if errors.Is(err, forward.ErrReset) {
-		return &coded{wire: &stream.Error{Code: stream.PodReset, Text: "the pod reset the connection"}, cause: err}
+		return &reach.Coded{Wire: &stream.Error{Code: stream.PodReset, Text: "the pod reset the connection"}, Cause: err}
 	}
-	return &coded{wire: &stream.Error{Code: stream.Unreachable, Text: "the connection to the pod was lost"}, cause: err}
+	return &reach.Coded{Wire: &stream.Error{Code: stream.Unreachable, Text: "the connection to the pod was lost"}, Cause: err}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 )
@@ -77,23 +78,36 @@ func (l *podList) Ready() error {
 	return l.ready
 }
 
-// dialFunc is a PodDialer.
-type dialFunc func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error)
+// dialFunc is a reach.Dialer.
+type dialFunc func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error)
 
-func (f dialFunc) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error) {
+func (f dialFunc) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
 	return f(ctx, pod, port)
 }
 
 // dialTo reaches one address, whatever the pod.
 func dialTo(addr string) dialFunc {
-	return func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Conn, error) {
+	return func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", addr)
 		if err != nil {
 			return nil, err
 		}
-		return forward.TCP(c.(*net.TCPConn)), nil
+		return c.(*net.TCPConn), nil
 	}
+}
+
+// local are pods that are reached from this process.
+func local(dial reach.Dialer, pods ...sandbox.Pod) *reach.Local {
+	return localOf(newPodList(pods...), dial)
+}
+
+// localOf are those of a source; dial nil: nobody dials them.
+func localOf(source reach.Source, dial reach.Dialer) *reach.Local {
+	if dial == nil {
+		dial = dialTo("127.0.0.1:1")
+	}
+	return &reach.Local{Source: source, Dialer: dial}
 }
 
 // listenPod is a listener that stands for one in a pod.
@@ -199,10 +213,7 @@ func start(t testing.TB, cfg Config, relays ...*relay) *running {
 		cfg.Relays = append(cfg.Relays, relay.addr)
 	}
 	if cfg.Pods == nil {
-		cfg.Pods = newPodList(pod1)
-	}
-	if cfg.Dial == nil {
-		cfg.Dial = dialTo("127.0.0.1:1")
+		cfg.Pods = local(dialTo("127.0.0.1:1"), pod1)
 	}
 	if cfg.Identity == nil {
 		ca, cert, key := relays[0].ca.files(t, cfg.Node)

@@ -93,7 +93,7 @@ var (
 func (n *names) run(t *testing.T, cfg Config, life time.Duration, relays ...string) (*Agent, *journal) {
 	t.Helper()
 	log := &journal{}
-	cfg.Node, cfg.Pods, cfg.Dial, cfg.Log = "n", newPodList(), dialTo(""), log.logger()
+	cfg.Node, cfg.Pods, cfg.Log = "n", local(nil), log.logger()
 	cfg.Identity, cfg.Resolve, cfg.Relays = n, n.Resolve, relays
 	a, err := New(cfg)
 	if err != nil {

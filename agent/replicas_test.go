@@ -67,7 +67,7 @@ func TestReplicas(t *testing.T) {
 	name.answer(one, two)
 	pod := listenPod(t)
 	relayName := net.JoinHostPort("relay.test", name.port)
-	a := start(t, Config{Relays: []string{relayName}, Identity: joiner(t, name.ca), Resolve: name.Resolve, Dial: dialTo(pod.Addr().String())})
+	a := start(t, Config{Relays: []string{relayName}, Identity: joiner(t, name.ca), Resolve: name.Resolve, Pods: local(dialTo(pod.Addr().String()), pod1)})
 	first, second := one.tunnel(t, 1), two.tunnel(t, 1)
 	if first.reg.GetInstance() != second.reg.GetInstance() || !first.cert.Equal(second.cert) {
 		t.Error("another instance or another certificate at the other address")

@@ -114,34 +114,19 @@ func (u *uplink) accept(st *tunnel.Stream, open *stream.Open) error {
 	return nil
 }
 
-// reach finds the pod, asks the policy and dials.
+// reach connects to the pod. When the tunnel was lost meanwhile, that is the
+// reason why not.
 func (a *Agent) reach(ctx context.Context, open *stream.Open) (sandbox.Pod, forward.Conn, error) {
 	if a.isLeaving() {
 		return sandbox.Pod{}, nil, leaving()
 	}
 	limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
 	defer cancel()
-	pod, err := a.cfg.Pods.Lookup(limited, open.UID)
-	if err != nil {
-		return sandbox.Pod{}, nil, unreached(ctx, "find pod", err, open)
+	pod, conn, err := a.cfg.Pods.Connect(limited, open.UID, open.Port)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("reach pod: %w", context.Cause(ctx))
 	}
-	if err := a.cfg.Policy.Check(pod, open.Port); err != nil {
-		return pod, nil, err
-	}
-	conn, err := a.cfg.Dial.DialPod(limited, pod, open.Port)
-	if err != nil {
-		return pod, nil, unreached(ctx, "dial pod", err, open)
-	}
-	return pod, conn, nil
-}
-
-// unreached is the error of one step on the way to a pod. When the tunnel was
-// lost meanwhile, that is the reason.
-func unreached(ctx context.Context, step string, err error, open *stream.Open) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
-	}
-	return explain(fmt.Errorf("%s: %w", step, err), open)
+	return pod, conn, err
 }
 
 func (a *Agent) isLeaving() bool {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
@@ -33,7 +34,7 @@ type joined struct {
 func joinStream(t testing.TB, cfg Config) *joined {
 	t.Helper()
 	l := listenPod(t)
-	cfg.Dial = dialTo(l.Addr().String())
+	cfg.Pods = local(dialTo(l.Addr().String()), pod1)
 	j := &joined{relay: startRelay(t, &relay{})}
 	j.running = start(t, cfg, j.relay)
 	j.link = j.relay.tunnel(t, 1)
@@ -206,14 +207,16 @@ func TestEnds(t *testing.T) {
 // that name nothing of the node; the log has the cause.
 func TestRefusals(t *testing.T) {
 	refusing := func(err error) Config {
-		return Config{Dial: dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Conn, error) { return nil, err })}
+		return Config{Pods: local(dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err }), pod1)}
 	}
 	lookup := func(err error) Config {
 		pods := newPodList()
 		pods.err = err
-		return Config{Pods: pods}
+		return Config{Pods: localOf(pods, nil)}
 	}
 	secret := errors.New("open /run/secret: permission denied")
+	noPort80 := local(nil, pod1)
+	noPort80.Policy = reach.Policy{DenyPorts: []reach.PortRange{{From: 80, To: 80}}}
 	hostPod := sandbox.Pod{Namespace: "shop", Name: "host", UID: "uid-1", HostNetwork: true}
 	for _, tt := range []struct {
 		name string
@@ -222,15 +225,15 @@ func TestRefusals(t *testing.T) {
 		text string
 		log  string
 	}{
-		{"no such pod", Config{Pods: newPodList()}, stream.WrongNode, "the pod is not on this node any more", "look up"},
+		{"no such pod", Config{Pods: local(nil)}, stream.WrongNode, "the pod is not on this node any more", "look up"},
 		{"lookups busy", lookup(sandbox.ErrBusy), stream.Overloaded, "the node is asked for too many pods that it does not know", "too many"},
 		{
 			"runtime away", lookup(fmt.Errorf("%w: dial /run/secret", sandbox.ErrUnavailable)), stream.Unreachable,
 			"the node cannot find the pod: its container runtime does not answer", "/run/secret",
 		},
 		{"lookup fails", lookup(secret), stream.Internal, "", "/run/secret"},
-		{"host network", Config{Pods: newPodList(hostPod)}, stream.Policy, "pods with host networking may not be reached on this node", "host"},
-		{"port denied", Config{Policy: Policy{DenyPorts: []PortRange{{80, 80}}}}, stream.Policy, "port 80 may not be reached on this node", "port"},
+		{"host network", Config{Pods: local(nil, hostPod)}, stream.Policy, "pods with host networking may not be reached on this node", "host"},
+		{"port denied", Config{Pods: noPort80}, stream.Policy, "port 80 may not be reached on this node", "port"},
 		{"not listening", refusing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), stream.NotListening, "nothing listens on localhost port 80 in the pod", "refused"},
 		{"namespace gone", refusing(fmt.Errorf("open /run/secret: %w", netns.ErrGone)), stream.NamespaceGone, "the pod's network is gone", "/run/secret"},
 		{"own namespace", refusing(netns.ErrHost), stream.Policy, "the pod shares the network of the agent itself", "process itself"},
@@ -283,7 +286,7 @@ func podConnPair() (a, b forward.Conn, stop func(), err error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return wrapPod(near), wrapPod(forward.TCP(far)), nil, nil
+	return wrapPod(forward.TCP(near)), wrapPod(forward.TCP(far)), nil, nil
 }
 
 // TestManyStreams leaves nothing behind.
@@ -303,7 +306,7 @@ func TestManyStreams(t *testing.T) {
 	defer pods.Wait()
 	defer l.Close()
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Dial: dialTo(l.Addr().String())}, r)
+	a := start(t, Config{Pods: local(dialTo(l.Addr().String()), pod1)}, r)
 	k := r.tunnel(t, 1)
 	var open, all sync.WaitGroup
 	open.Add(n)

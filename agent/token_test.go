@@ -116,7 +116,7 @@ func renewOne(ctx context.Context, t testing.TB, file string, reg *tokenRegistry
 	u := &uplink{relay: "r:1", log: log.logger(), shown: Credential{RenewAt: lifeOf(shown.token).due(time.Now())}}
 	u.shown.Renew = func(ctx context.Context, _ controlv1.RegistryClient) (time.Time, error) { return shown.renew(ctx, reg) }
 	var err error
-	u.agent, err = New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: &Token{}, Log: log.logger()})
+	u.agent, err = New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: &Token{}, Log: log.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}

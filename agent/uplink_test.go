@@ -43,7 +43,7 @@ func TestKeepBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id := &fixed{err: errors.New("relay is away")}
 		log := &journal{}
-		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: id, Log: log.logger()})
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: id, Log: log.logger()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestGoodbyeForEver(t *testing.T) {
 // does not wait for that.
 func TestLost(t *testing.T) {
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Dial: dialHanging, OpenTimeout: time.Hour}, r)
+	a := start(t, Config{Pods: local(dialHanging, pod1), OpenTimeout: time.Hour}, r)
 	l := r.tunnel(t, 1)
 	opened := make(chan struct{})
 	go func() {
@@ -177,7 +177,7 @@ func TestDrain(t *testing.T) {
 // TestDrainTimer stops waiting for streams that never end.
 func TestDrainTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: newPodList(), Dial: dialTo(""), Identity: &fixed{}})
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: &fixed{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func (failing) Run(context.Context) error { return errors.New("no more pods") }
 
 func TestPodsFail(t *testing.T) {
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Pods: failing{newPodList()}}, r)
+	a := start(t, Config{Pods: localOf(failing{newPodList()}, nil)}, r)
 	if err := a.ended(t); err == nil || !strings.Contains(err.Error(), "no more pods") {
 		t.Errorf("Run: %v", err)
 	}
@@ -218,7 +218,7 @@ func TestPodsFail(t *testing.T) {
 func TestPodsNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, pods := &journal{}, newPodList(pod1)
-		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: pods, Dial: dialTo(""), Identity: &fixed{}, Log: log.logger()})
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: localOf(pods, nil), Identity: &fixed{}, Log: log.logger()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -77,10 +77,16 @@ func (a *Agent) leaveGonePods(ctx context.Context) {
 	}
 	for pod := range inside {
 		limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
-		now, err := a.cfg.Pods.Lookup(limited, pod.UID)
+		now, _, err := a.cfg.Pods.Find(limited, pod.UID, 0)
 		cancel()
-		if errors.Is(err, sandbox.ErrNotFound) || (err == nil && now.NetNS != pod.NetNS) {
+		if errors.Is(err, &stream.Error{Code: stream.WrongNode}) || err == nil && moved(pod, now) {
 			a.visits.end(pod, &stream.Error{Code: stream.NamespaceGone, Text: "the pod is gone"})
 		}
 	}
+}
+
+// moved tells whether a pod has a new sandbox, and with it another network. One
+// that shares the network of the node stays where it is.
+func moved(was, now sandbox.Pod) bool {
+	return !now.HostNetwork && !now.Created.Equal(was.Created)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -12,7 +14,7 @@ import (
 // listedPods is a source of pods with a fixed list, and fixed answers to those
 // who ask for one.
 type listedPods struct {
-	Pods
+	reach.Source
 	list   []sandbox.Pod
 	lookup map[string]sandbox.Pod
 	err    error
@@ -30,7 +32,7 @@ func (p *listedPods) Lookup(_ context.Context, uid string) (sandbox.Pod, error) 
 func TestStreamsEndWithTheirPod(t *testing.T) {
 	here := sandbox.Pod{Namespace: "default", Name: "db-0", UID: "1", NetNS: "/run/netns/a"}
 	anew := here
-	anew.NetNS = "/run/netns/b"
+	anew.NetNS, anew.Created = "/run/netns/b", time.Unix(1, 0)
 	for name, tt := range map[string]struct {
 		pods *listedPods
 		ends bool
@@ -42,7 +44,7 @@ func TestStreamsEndWithTheirPod(t *testing.T) {
 		"runtime is away":       {&listedPods{err: sandbox.ErrUnavailable}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &Agent{cfg: Config{Pods: tt.pods}}
+			a := &Agent{cfg: Config{Pods: localOf(tt.pods, nil)}}
 			ctx, leave := a.visits.enter(t.Context(), here)
 			defer leave()
 			a.leaveGonePods(t.Context())

@@ -66,8 +66,12 @@ var rooms = []room{
 	{"proto/control/v1", nil, "generated; the two halves of proto must not know each other"},
 
 	{
-		"agent", []string{"forward", "forward/tunnel/...", "proto/...", "netns", "agent/sandbox"},
-		"privileged on every node: nothing of the relay or the client may be linked into it",
+		"agent", []string{"forward", "forward/tunnel/...", "proto/...", "agent/reach", "agent/sandbox"},
+		"on every node, and may be privileged: nothing of the relay or the client may be linked into it",
+	},
+	{
+		"agent/reach", []string{"forward", "proto/stream", "netns", "agent/sandbox"},
+		"what needs the powers, with the policy on them: knows no tunnel and no relay",
 	},
 	{"agent/sandbox", []string{"netns"}, "changes when container runtimes change, and with nothing else"},
 

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
+	"github.com/culvert-k8s/culvert/netns"
 )
 
 // defaultStateDir is where an agent that joins keeps its keys.
@@ -164,16 +166,16 @@ func isHostPort(addr string) bool {
 	return err == nil && host != "" && port != ""
 }
 
-func (f *agentFlags) policy() (agent.Policy, error) {
-	allow, err := agent.ParsePorts(f.allowPorts)
+func (f *agentFlags) policy() (reach.Policy, error) {
+	allow, err := reach.ParsePorts(f.allowPorts)
 	if err != nil {
-		return agent.Policy{}, fmt.Errorf("--allow-ports: %w", err)
+		return reach.Policy{}, fmt.Errorf("--allow-ports: %w", err)
 	}
-	deny, err := agent.ParsePorts(f.denyPorts)
+	deny, err := reach.ParsePorts(f.denyPorts)
 	if err != nil {
-		return agent.Policy{}, fmt.Errorf("--deny-ports: %w", err)
+		return reach.Policy{}, fmt.Errorf("--deny-ports: %w", err)
 	}
-	return agent.Policy{
+	return reach.Policy{
 		AllowNamespaces: f.allowNS, DenyNamespaces: f.denyNS,
 		AllowPorts: allow, DenyPorts: deny, AllowHostNetwork: f.allowHost,
 	}, nil
@@ -194,7 +196,16 @@ func (f *agentFlags) identity(report func(error)) agent.Identity {
 	return j
 }
 
-func (f *agentFlags) pods(log *slog.Logger) agent.Pods {
+// pods are those that this process enters itself.
+func (f *agentFlags) pods(log *slog.Logger, policy reach.Policy) *reach.Local {
+	return &reach.Local{
+		Source: f.podSource(log),
+		Dialer: &reach.NetnsDialer{Dialer: netns.Dialer{MaxInFlight: f.maxDials}},
+		Policy: policy,
+	}
+}
+
+func (f *agentFlags) podSource(log *slog.Logger) reach.Source {
 	source := f.source
 	if source == "" {
 		source = "named"

@@ -19,7 +19,6 @@ import (
 
 	"github.com/culvert-k8s/culvert/agent"
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
-	"github.com/culvert-k8s/culvert/netns"
 )
 
 // version is set by the linker; empty means what the module says.
@@ -70,9 +69,7 @@ func serve(args []string, stderr io.Writer) error {
 		Node:         f.node,
 		Relays:       f.relays,
 		Identity:     f.identity(report),
-		Pods:         f.pods(log),
-		Dial:         &agent.NetnsDialer{Dialer: netns.Dialer{MaxInFlight: f.maxDials}},
-		Policy:       policy,
+		Pods:         f.pods(log, policy),
 		APIServer:    f.reachable(),
 		Version:      boot.Version(version),
 		Proxy:        proxyFromEnvironment,

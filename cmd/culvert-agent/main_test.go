@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 )
 
@@ -93,9 +94,9 @@ func TestPodFlags(t *testing.T) {
 func TestPolicyFlags(t *testing.T) {
 	f := &agentFlags{allowPorts: "80,8000-8100", denyPorts: "22", allowNS: []string{"a"}, denyNS: []string{"b"}, allowHost: true}
 	got, err := f.policy()
-	want := agent.Policy{
+	want := reach.Policy{
 		AllowNamespaces: []string{"a"}, DenyNamespaces: []string{"b"}, AllowHostNetwork: true,
-		AllowPorts: []agent.PortRange{{From: 80, To: 80}, {From: 8000, To: 8100}}, DenyPorts: []agent.PortRange{{From: 22, To: 22}},
+		AllowPorts: []reach.PortRange{{From: 80, To: 80}, {From: 8000, To: 8100}}, DenyPorts: []reach.PortRange{{From: 22, To: 22}},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
@@ -127,7 +128,7 @@ func TestSource(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "containerd.sock")
 	log := slog.New(slog.DiscardHandler)
 	kind := func(source string) reflect.Type {
-		return reflect.TypeOf((&agentFlags{source: source, socket: socket}).pods(log))
+		return reflect.TypeOf((&agentFlags{source: source, socket: socket}).podSource(log))
 	}
 	containerd, named := reflect.TypeFor[*sandbox.Containerd](), reflect.TypeFor[*sandbox.Named]()
 	if got := kind(""); got != named {

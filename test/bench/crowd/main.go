@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
@@ -130,7 +131,7 @@ func recruit(n int, relay, relayCA, dir string) ([]*agent.Agent, error) {
 			return nil, err
 		}
 		agents[i], err = agent.New(agent.Config{
-			Node: name, Relays: []string{relay}, Pods: noPods{}, Dial: &agent.NetnsDialer{},
+			Node: name, Relays: []string{relay}, Pods: &reach.Local{Source: noPods{}, Dialer: &reach.NetnsDialer{}},
 			Identity: &agent.Certificate{Trust: agent.Trust{CAFile: relayCA}, CertFile: file, KeyFile: keyFile},
 		})
 		if err != nil {

@@ -1,4 +1,4 @@
-package agent
+package reach
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// Policy is what the agent itself refuses, whatever a relay says: it holds the
-// power to enter pods, so it has the last word. A refusal wins over a
+// Policy is what a node itself refuses, whatever a relay says. Who holds the power
+// to enter pods has the last word. A refusal wins over a
 // permission. The zero value lets everything but host-network pods pass.
 type Policy struct {
 	// AllowNamespaces, if not empty, are the only ones that may be reached.

@@ -1,4 +1,4 @@
-package agent
+package reach
 
 import (
 	"context"
@@ -9,17 +9,17 @@ import (
 	"github.com/culvert-k8s/culvert/netns"
 )
 
-// NetnsDialer is the PodDialer of a real node: it enters the pod's network
+// NetnsDialer is the Dialer of a real node: it enters the pod's network
 // namespace. The zero value works.
 type NetnsDialer struct {
 	// Dialer bounds the dials.
 	Dialer netns.Dialer
 }
 
-var _ PodDialer = (*NetnsDialer)(nil)
+var _ Dialer = (*NetnsDialer)(nil)
 
 // DialPod connects to a port on the localhost of the pod.
-func (d *NetnsDialer) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Conn, error) {
+func (d *NetnsDialer) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
 	h, err := open(pod)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace of pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -29,7 +29,7 @@ func (d *NetnsDialer) DialPod(ctx context.Context, pod sandbox.Pod, port uint16)
 	if err != nil {
 		return nil, fmt.Errorf("dial pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return forward.TCP(c), nil
+	return c, nil
 }
 
 func open(pod sandbox.Pod) (*netns.Handle, error) {
