@@ -37,11 +37,15 @@ var rooms = []room{
 		"where the pod of a target is, asked of the API server as the user; the rest of the client works without",
 	},
 	{
-		"forward/relay", []string{"forward", "forward/tunnel/...", "proto/..."},
+		"forward/relay", []string{"forward", "forward/tunnel/...", "proto/...", "forward/relay/policy"},
 		"the relay must work without Kubernetes; relay/kube plugs into it, not the other way round",
 	},
 	{
-		"forward/relay/kube", []string{"forward/relay", "forward/relay/kubectl", "forward", "forward/tunnel/identity", "proto/..."},
+		"forward/relay/policy", []string{"forward/tunnel/identity"},
+		"what may be reached is decided without a relay, so that a file can be tried out where it is written",
+	},
+	{
+		"forward/relay/kube", []string{"forward/relay", "forward/relay/kubectl", "forward/relay/policy", "forward", "forward/tunnel/identity", "proto/..."},
 		"answers the relay's questions about callers and pods, and passes on what is not port-forward",
 	},
 	{
@@ -132,6 +136,10 @@ var fences = []fence{
 		"the API server is asked in few places, and the agent must never link its client",
 	},
 	{"sigs.k8s.io/...", []string{"forward/relay/kube/...", "forward/client/kube", "cmd/culvert"}, "as k8s.io"},
+	{
+		"go.yaml.in/...", []string{"forward/relay/policy"},
+		"files of the product's own are read where their lines are known",
+	},
 	{
 		"github.com/moby/spdystream/...", []string{"forward/relay/kubectl"},
 		"the wire of kubectl is spoken in one room",

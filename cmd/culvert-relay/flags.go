@@ -18,6 +18,7 @@ type serveFlags struct {
 	tlsCert, tlsKey     string
 	agentCA, clientCA   string
 	kube                kubeFlags
+	policy              string
 	drain               time.Duration
 	logFormat, logLevel string
 }
@@ -51,6 +52,7 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 	fl.StringVar(&f.agentCA, "agent-ca", "", "`file` with the authorities of node certificates (PEM), instead of the relay's own; O=culvert:nodes, CN=node name")
 	fl.StringVar(&f.clientCA, "client-ca", "", "`file` with the authorities of client certificates (PEM), without a cluster; CN=user, O=groups; they may reach every pod")
 	f.kube.register(fl)
+	fl.StringVar(&f.policy, "policy", "", "`file` with rules that narrow what callers may reach (YAML, docs/policy.md); followed while it changes")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")

@@ -44,5 +44,8 @@ func (p *parts) writeMetrics(w io.Writer) {
 	if p.kube != nil {
 		p.kube.WriteMetrics(w)
 	}
+	if p.policy != nil {
+		p.policy.WriteMetrics(w)
+	}
 	p.metrics.set.WritePrometheus(w)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/forward/relay/kube"
 	"github.com/culvert-k8s/culvert/forward/relay/kube/keeper"
+	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/forward/relay/standalone"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
@@ -53,6 +54,7 @@ type parts struct {
 	state  *standalone.State
 	kube   *kube.Kube
 	keeper *keeper.Keeper
+	policy *policy.File
 
 	metrics *metrics
 	report  func(error) // hears of credentials that went wrong
@@ -82,6 +84,9 @@ func (f *serveFlags) assemble(log *slog.Logger) (_ *parts, err error) {
 		return nil, err
 	}
 	if err := p.setUpKube(&f.kube, f.advertise, log); err != nil {
+		return nil, err
+	}
+	if err := p.loadPolicy(f); err != nil {
 		return nil, err
 	}
 	p.cfg.Auth = p.authenticator(f)
@@ -123,6 +128,9 @@ func (p *parts) serve(ctx context.Context, l net.Listener, health, debug string)
 	g.Go(func() error { return d.Serve(done, debug) })
 	if p.keeper != nil {
 		g.Go(func() error { return p.keeper.Run(done) })
+	}
+	if p.policy != nil {
+		g.Go(func() error { return p.policy.Run(done) })
 	}
 	return g.Wait()
 }

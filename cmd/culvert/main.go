@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -42,15 +44,39 @@ type app struct {
 	ignore func()
 }
 
-// run returns the exit code: 0 for success, 1 for everything else.
+// run returns the exit code: 0 for success, and 1 for everything else unless a
+// command says otherwise.
 func (a *app) run(ctx context.Context, args []string) int {
 	a.name, args, _ = completes(a.name, args)
 	root := a.rootCommand()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil {
+	var status *statusError
+	switch {
+	case errors.As(err, &status):
+		if status.err != nil {
+			a.voice.fail(cmd, status.err)
+		}
+		return status.code
+	case err != nil:
 		a.voice.fail(cmd, err)
 		return 1
 	}
 	return 0
 }
+
+// statusError ends the program with an exit code of a command's own. Without an
+// error beneath, all has been said.
+type statusError struct {
+	code int
+	err  error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }

@@ -61,6 +61,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.getCommand(relay),
 		a.doctorCommand(relay),
 		a.kubeconfigCommand(relay),
+		a.policyCommand(),
 		a.versionCommand(relay),
 	)
 	root.InitDefaultCompletionCmd()

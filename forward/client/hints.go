@@ -28,7 +28,7 @@ func (a Advice) Hint(code stream.Code, t Target) string {
 	case stream.WrongNode, stream.NamespaceGone:
 		return "the pod has just moved or ended; the next connection asks again"
 	case stream.Policy:
-		return "the agent on the pod's node is configured to refuse this; ask whoever runs it"
+		return "the policy of the relay, of the pod or of its node's agent refuses this; see which with: " + program + " doctor, and ask whoever runs it"
 	case stream.Unauthenticated:
 		if a.Cluster {
 			return "the cluster does not accept the credential; log in again and compare: kubectl auth whoami"

@@ -20,6 +20,7 @@ import (
 const (
 	stepAuthorized = "authorized"
 	stepLocated    = "located"
+	stepRules      = "relay-policy"
 	stepAgent      = "agent"
 	stepPolicy     = "policy"
 )
@@ -97,6 +98,10 @@ func (c *survey) walk(ctx context.Context) error {
 	}
 	at, err := w.srv.cfg.Locate.Locate(ctx, w.who(), t)
 	if c.step(stepLocated, fmt.Sprintf("on node %s", at.Node), err) != nil {
+		return err
+	}
+	d, err := w.permitted(ctx, at)
+	if c.step(stepRules, "the relay's policy lets it pass: "+d.Why(), err) != nil {
 		return err
 	}
 	w.flow.at.Store(&at)

@@ -62,6 +62,7 @@ func TestCheck(t *testing.T) {
 	}
 	allowed := step{stepAuthorized, stream.OK, "alice"}
 	located := step{stepLocated, stream.OK, "node-a"}
+	permitted := step{stepRules, stream.OK, "no rule matches"}
 	known := step{stepAgent, stream.OK, ""}
 	for name, tc := range map[string]struct {
 		places []Place
@@ -72,9 +73,9 @@ func TestCheck(t *testing.T) {
 		steps  []step
 		node   string
 	}{
-		"good":      {places: []Place{oldPlace}, pods: map[string]string{"uid-1": ""}, port: 80, steps: []step{allowed, located, known, {stepPolicy, stream.OK, "80"}}, node: "node-a"},
-		"no port":   {places: []Place{oldPlace}, pods: map[string]string{"uid-1": "never"}, steps: []step{allowed, located, known}, node: "node-a"},
-		"policy":    {places: []Place{oldPlace}, pods: map[string]string{"uid-1": "not\nport 80"}, port: 80, steps: []step{allowed, located, known, {stepPolicy, stream.Policy, "not?port 80"}}, node: "node-a"},
+		"good":      {places: []Place{oldPlace}, pods: map[string]string{"uid-1": ""}, port: 80, steps: []step{allowed, located, permitted, known, {stepPolicy, stream.OK, "80"}}, node: "node-a"},
+		"no port":   {places: []Place{oldPlace}, pods: map[string]string{"uid-1": "never"}, steps: []step{allowed, located, permitted, known}, node: "node-a"},
+		"policy":    {places: []Place{oldPlace}, pods: map[string]string{"uid-1": "not\nport 80"}, port: 80, steps: []step{allowed, located, permitted, known, {stepPolicy, stream.Policy, "not?port 80"}}, node: "node-a"},
 		"forbidden": {port: 22, steps: []step{{stepAuthorized, stream.Forbidden, "no ssh"}}},
 		"fault":     {port: 23, steps: []step{{stepAuthorized, stream.Internal, "could not find out"}}},
 		"no pod":    {err: &stream.Error{Code: stream.PodNotFound, Text: "no such pod"}, port: 80, steps: []step{allowed, {stepLocated, stream.PodNotFound, "no such pod"}}},
@@ -82,15 +83,15 @@ func TestCheck(t *testing.T) {
 		"no agent":  {places: []Place{{Node: "node-z", UID: "u"}}, err: &stream.Error{Code: stream.PodNotFound}, port: 80, steps: []step{allowed, {stepLocated, stream.PodNotFound, ""}}},
 		"no agent at last": {
 			places: []Place{oldPlace, {Node: "node-z", UID: "u"}}, port: 80,
-			steps: []step{allowed, {stepLocated, stream.OK, "node-z"}, {stepAgent, stream.AgentOffline, "node-z"}}, node: "node-z",
+			steps: []step{allowed, {stepLocated, stream.OK, "node-z"}, permitted, {stepAgent, stream.AgentOffline, "node-z"}}, node: "node-z",
 		},
 		"unknown there": {
 			places: []Place{{Node: "node-a", UID: "uid-8"}, {Node: "node-a", UID: "uid-9"}}, port: 80,
-			steps: []step{allowed, located, {stepAgent, stream.PodNotFound, "no pod with that uid?[31m"}}, node: "node-a",
+			steps: []step{allowed, located, permitted, {stepAgent, stream.PodNotFound, "no pod with that uid?[31m"}}, node: "node-a",
 		},
 		"known elsewhere": {
 			places: []Place{{Node: "node-z", UID: "u"}, oldPlace}, pods: map[string]string{"uid-1": ""}, port: 80,
-			steps: []step{allowed, located, known, {stepPolicy, stream.OK, ""}}, node: "node-a",
+			steps: []step{allowed, located, permitted, known, {stepPolicy, stream.OK, ""}}, node: "node-a",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -132,7 +133,7 @@ func TestCheckIsBounded(t *testing.T) {
 	r.answering(node, &surveyor{hold: hold})
 	v := controlv1.NewViewClient(r.client().calls())
 	got, err := v.Check(within(t), &controlv1.CheckRequest{Namespace: "shop", Pod: "web", Port: 80})
-	if n := len(got.GetSteps()); err != nil || n != 3 || got.GetSteps()[2].GetCode() != uint32(stream.Timeout) {
+	if n := len(got.GetSteps()); err != nil || n != 4 || got.GetSteps()[3].GetCode() != uint32(stream.Timeout) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for name, req := range map[string]*controlv1.CheckRequest{

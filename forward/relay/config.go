@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 )
 
@@ -27,6 +28,10 @@ type Config struct {
 	// Authorize decides on each stream. nil: every user may reach every pod
 	// the agents let him.
 	Authorize Authorizer
+
+	// Policy returns what narrows further what Authorize allows, for each stream. nil,
+	// and a nil policy: nothing but what pods say of themselves.
+	Policy func() *policy.Policy
 
 	// Oversee decides who is shown the nodes and other people's streams. nil:
 	// everybody is.

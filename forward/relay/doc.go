@@ -15,6 +15,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -46,7 +47,10 @@ func (r Role) String() string {
 type Identity struct {
 	Role   Role
 	Name   string   // node name or user name
-	Groups []string // of a user
+	Groups []string // of a user, all of them
+	// Exact is the name as whoever knows the user spells it, if Name is a copy made
+	// fit for log lines and for the wire. Empty: Name is exact.
+	Exact string
 	// Cert is the verified certificate, nil if the peer proved itself otherwise.
 	Cert *x509.Certificate
 	// Proof is for the Authenticator, to judge the peer again later. The relay
@@ -97,6 +101,8 @@ type Target struct {
 type Place struct {
 	Node string
 	UID  string
+	// About is what a policy may look at, nil if who found the pod does not know.
+	About *policy.Pod
 }
 
 // Locator finds pods. An unknown pod is a *stream.Error with PodNotFound.
@@ -121,4 +127,10 @@ type Overseer interface {
 // Authorizer decides on each stream. A refusal is a *stream.Error.
 type Authorizer interface {
 	Authorize(ctx context.Context, who Identity, t Target) error
+}
+
+// Knower is an optional part of an Authorizer: it is asked for the name and groups
+// that a caller has now, where a policy decides by them.
+type Knower interface {
+	Known(ctx context.Context, who Identity) (Identity, error)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -18,7 +19,8 @@ type flow struct {
 	door    string // the way in
 	target  Target
 	started time.Time
-	at      atomic.Pointer[Place] // nil until the pod was found
+	at      atomic.Pointer[Place]           // nil until the pod was found
+	judged  atomic.Pointer[policy.Decision] // nil until the policy was asked
 
 	up, down stream.Scanner // of a stream that is copied as it is
 	live     forward.Live   // of one that is joined
@@ -30,6 +32,14 @@ func (f *flow) place() Place {
 		return *at
 	}
 	return Place{}
+}
+
+// verdict returns what the policy said, empty if it has nothing to do with the stream.
+func (f *flow) verdict() string {
+	if d := f.judged.Load(); d != nil {
+		return d.String()
+	}
+	return ""
 }
 
 // bytes returns the payload carried so far, client to pod and back.

@@ -42,6 +42,11 @@ func (m *metrics) stream(code stream.Code, door string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q,door=%q}`, label(code), door)).Inc()
 }
 
+// policy counts a decision of the policy.
+func (m *metrics) policy(verdict string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_policy_decisions_total{decision=%q}`, verdict)).Inc()
+}
+
 // label is the name of a code that is known: an agent may send any number, and
 // each would be a series.
 func label(code stream.Code) string {

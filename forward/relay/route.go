@@ -89,8 +89,8 @@ func (w *way) misplaced(code stream.Code) bool {
 	return true
 }
 
-// find asks whether the caller is still who it was, whether it may, and where
-// the pod is.
+// find asks whether the caller is still who it was, whether it may, where the pod
+// is, and whether the policy has something against it.
 func (w *way) find(ctx context.Context) (Place, error) {
 	t := w.flow.target
 	if t.Namespace == "" || t.Pod == "" {
@@ -99,7 +99,11 @@ func (w *way) find(ctx context.Context) (Place, error) {
 	if err := w.allowed(ctx); err != nil {
 		return Place{}, err
 	}
-	return w.srv.cfg.Locate.Locate(ctx, w.who(), t)
+	at, err := w.srv.cfg.Locate.Locate(ctx, w.who(), t)
+	if err == nil {
+		_, err = w.permitted(ctx, at)
+	}
+	return at, err
 }
 
 // allowed asks whether the caller is still who it was, and whether it may.
@@ -181,11 +185,14 @@ func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunn
 func (s *Server) report(f *flow, v verdict) {
 	up, down := f.bytes()
 	at := f.place()
+	if d := f.judged.Load(); d != nil {
+		s.metrics.policy(d.Verdict())
+	}
 	s.metrics.stream(v.code, f.door)
 	s.cfg.Log.Info("stream",
 		"id", f.id.String(), "door", f.door, "user", f.user, "from", f.from, "node", at.Node,
 		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", at.UID, "port", f.target.Port,
 		"bytes_up", up, "bytes_down", down,
-		"code", v.code.String(), "reason", v.text,
+		"code", v.code.String(), "reason", v.text, "policy", f.verdict(),
 		"duration", time.Since(f.started).Round(time.Microsecond).String())
 }

@@ -18,6 +18,7 @@ const tooMany = "too many questions to the API server for one caller; try again 
 
 var (
 	_ relay.Authorizer = (*Kube)(nil)
+	_ relay.Knower     = (*Kube)(nil)
 	_ relay.Overseer   = (*Kube)(nil)
 )
 

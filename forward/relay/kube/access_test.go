@@ -186,6 +186,10 @@ func TestLocate(t *testing.T) {
 			if stream.CodeOf(err) != tt.code || !strings.Contains(stream.TextOf(err), tt.text) {
 				t.Fatalf("%v, %v", stream.CodeOf(err), err)
 			}
+			if (place.About == nil) != (tt.code != stream.OK) {
+				t.Error("a policy is not told what it needs of the pod")
+			}
+			place.About = nil
 			if want := (relay.Place{Node: "node1", UID: "u1"}); tt.code == stream.OK && place != want || tt.code != stream.OK && place != (relay.Place{}) {
 				t.Errorf("%+v", place)
 			}

@@ -16,8 +16,14 @@ import (
 // userAnonymous is who the API server sees where there is no credential.
 const userAnonymous = "system:anonymous"
 
-// maxGroups bounds the groups of a user that are kept; they are shown, not used.
-const maxGroups = 256
+const (
+	// maxGroups bounds the groups of a user. Who has more is refused: a policy may
+	// be about any of them.
+	maxGroups = 4096
+	// groupAuthenticated is what the API server adds to the groups of everybody whom
+	// it knows.
+	groupAuthenticated = "system:authenticated"
+)
 
 // callers tell who a client is.
 type callers struct{ *Kube }
@@ -92,7 +98,7 @@ func (k *Kube) known(ctx context.Context, who relay.Identity) (relay.Identity, e
 	if err != nil {
 		return relay.Identity{}, err
 	}
-	n := named{name: c.user, groups: c.groups}
+	n := named{name: c.user, groups: append(slices.Clip(c.groups), groupAuthenticated)}
 	if !c.lent {
 		n, err = k.names.get(ctx, c.key, func(ctx context.Context) (named, time.Duration, error) { return k.whoami(ctx, c) })
 	}
@@ -103,8 +109,13 @@ func (k *Kube) known(ctx context.Context, who relay.Identity) (relay.Identity, e
 		return relay.Identity{}, &stream.Error{Code: stream.Unauthenticated, Text: n.text}
 	case n.name == userAnonymous || n.name == "":
 		return relay.Identity{}, errNobody()
+	case len(n.groups) > maxGroups:
+		return relay.Identity{}, &stream.Error{Code: stream.Forbidden, Text: fmt.Sprintf("the user is in more than %d groups, which is more than the relay can judge", maxGroups)}
 	}
-	who.Name, who.Groups = printable(n.name), n.groups
+	who.Name, who.Exact, who.Groups = printable(n.name), "", n.groups
+	if who.Name != n.name {
+		who.Exact = n.name
+	}
 	return who, nil
 }
 
@@ -129,7 +140,7 @@ func (k *Kube) whoami(ctx context.Context, c *credential) (named, time.Duration,
 	}
 	u := &answer.Status.UserInfo
 	k.shares.get(c.key, true)
-	return named{name: u.Username, groups: slices.Clone(u.Groups[:min(len(u.Groups), maxGroups)])}, k.cfg.CallerTTL, nil
+	return named{name: u.Username, groups: slices.Clone(u.Groups[:min(len(u.Groups), maxGroups+1)])}, k.cfg.CallerTTL, nil
 }
 
 // printable makes a user's name fit for log lines and for the Open that agents

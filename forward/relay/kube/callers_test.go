@@ -26,7 +26,8 @@ func TestWhoIsACaller(t *testing.T) {
 	a := newAnswers()
 	a.users["anon"] = authenticationv1.UserInfo{Username: "system:anonymous"}
 	a.users["empty"] = authenticationv1.UserInfo{}
-	a.users["odd"] = authenticationv1.UserInfo{Username: "a\u202eb\n" + strings.Repeat("é", 300), Groups: make([]string, 1000)}
+	a.users["odd"] = authenticationv1.UserInfo{Username: "a\u202eb\n" + strings.Repeat("é", 300), Groups: make([]string, maxGroups)}
+	a.users["many"] = authenticationv1.UserInfo{Username: "many", Groups: make([]string, maxGroups+1)}
 	k := a.ask(t, Config{})
 	if who, err := login(t, k, "tok"); err != nil || who.Name != "ann" || len(who.Groups) != 1 || who.Role != relay.RoleUser {
 		t.Errorf("%+v, %v", who, err)
@@ -34,6 +35,12 @@ func TestWhoIsACaller(t *testing.T) {
 	who, err := login(t, k, "odd")
 	if err != nil || len(who.Name) > stream.MaxUser || !strings.HasPrefix(who.Name, "a?b?éé") || len(who.Groups) != maxGroups {
 		t.Errorf("%q with %d groups, %v", who.Name, len(who.Groups), err)
+	}
+	if who.Exact != a.users["odd"].Username {
+		t.Errorf("a policy would decide on %q", who.Exact)
+	}
+	if who, err := login(t, k, "many"); stream.CodeOf(err) != stream.Forbidden || who.Proof != nil {
+		t.Errorf("groups were left out: %+v, %v", who, err)
 	}
 	if _, err := stream.AppendOpen(nil, &stream.Open{Kind: stream.KindForward, Namespace: "ns", Pod: "p", UID: "u", Port: 1, User: who.Name}); err != nil {
 		t.Errorf("an agent would not hear of this user: %v", err)

@@ -27,6 +27,9 @@ type Dialer interface {
 	Dial(ctx context.Context, c relay.Call) (*relay.Link, error)
 	// Reaches tells whether the agent of a node is connected.
 	Reaches(node string) error
+	// Permits tells whether the policy lets the caller reach the port, or with the
+	// port 0 any port, of a pod that is there.
+	Permits(ctx context.Context, who relay.Identity, t relay.Target, at relay.Place) error
 	// Draining is closed when the relay has begun to go away.
 	Draining() <-chan struct{}
 }
@@ -44,6 +47,7 @@ func (k *Kube) Front(srv Dialer, portforward *kubectl.Handler) http.Handler {
 		kube:     k,
 		draining: srv.Draining(),
 		reaches:  srv.Reaches,
+		permits:  srv.Permits,
 		dial: func(ctx context.Context, c relay.Call) (kubectl.Connection, error) {
 			link, err := srv.Dial(ctx, c)
 			if err != nil {
@@ -61,6 +65,7 @@ type front struct {
 	kube        *Kube
 	draining    <-chan struct{}
 	reaches     func(node string) error
+	permits     func(context.Context, relay.Identity, relay.Target, relay.Place) error
 	dial        func(context.Context, relay.Call) (kubectl.Connection, error)
 	portforward func(http.ResponseWriter, *http.Request, kubectl.Session, []uint16)
 	proxy       *proxy
@@ -151,8 +156,8 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 }
 
 // admit asks, whatever the method of the request, whether the caller may make
-// port forwards to the pod, whether there is such a pod, and whether there is a
-// way to it.
+// port forwards to the pod, whether there is such a pod, whether the policy lets him
+// reach any port of it, and whether there is a way to it.
 func (f *front) admit(ctx context.Context, who relay.Identity, target relay.Target) (relay.Identity, error) {
 	select {
 	case <-f.draining:
@@ -173,11 +178,14 @@ func (f *front) admit(ctx context.Context, who relay.Identity, target relay.Targ
 		return who, err
 	}
 	if f.reaches(place.Node) == nil {
-		return who, nil
+		return who, f.permits(ctx, who, target, place)
 	}
 	// That place may be an old one.
 	f.kube.Forget(target, place)
 	if place, err = f.kube.Locate(ctx, who, target); err != nil {
+		return who, err
+	}
+	if err := f.permits(ctx, who, target, place); err != nil {
 		return who, err
 	}
 	return who, f.awaitAgent(ctx, place.Node)

@@ -244,7 +244,14 @@ func echo(t *testing.T, protocol string, talk func(net.Conn, *bufio.ReadWriter))
 }
 
 // dialerInTests is a relay that reaches no pod.
-type dialerInTests struct{ drain chan struct{} }
+type dialerInTests struct {
+	drain chan struct{}
+	no    error // of the policy
+}
+
+func (d *dialerInTests) Permits(context.Context, relay.Identity, relay.Target, relay.Place) error {
+	return d.no
+}
 
 func (d *dialerInTests) Dial(context.Context, relay.Call) (*relay.Link, error) {
 	return nil, &stream.Error{Code: stream.AgentOffline}

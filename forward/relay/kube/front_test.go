@@ -28,6 +28,8 @@ type bench struct {
 	calls []relay.Call
 	err   error // of a dial
 
+	policy error
+
 	offline map[string]bool // nodes without an agent
 }
 
@@ -44,6 +46,12 @@ func newBench(t *testing.T, cfg Config) *bench {
 				return &stream.Error{Code: stream.AgentOffline, Text: "no agent is connected for node " + node}
 			}
 			return nil
+		},
+		permits: func(_ context.Context, who relay.Identity, _ relay.Target, at relay.Place) error {
+			if at.About == nil || len(who.Groups) == 0 {
+				t.Error("a policy is not told what it needs")
+			}
+			return b.policy
 		},
 		dial: func(_ context.Context, c relay.Call) (kubectl.Connection, error) {
 			b.calls = append(b.calls, c)
@@ -111,6 +119,10 @@ func TestWhoIsLetIn(t *testing.T) {
 		"pod on its node's network": {
 			change: func(b *bench) { b.api.pods["ns/web"].Spec.HostNetwork = true },
 			code:   403, reason: "Forbidden", text: "--allow-host-network",
+		},
+		"policy": {
+			change: func(b *bench) { b.policy = &stream.Error{Code: stream.Policy, Text: "not this pod"} },
+			code:   403, reason: "Forbidden", text: "not this pod",
 		},
 		"API server away":    {change: func(b *bench) { b.api.away = true }, code: 503, reason: "ServiceUnavailable", text: "try again"},
 		"relay goes away":    {change: func(b *bench) { close(b.drain) }, code: 503, reason: "ServiceUnavailable", text: "try again"},

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/culvert-k8s/culvert/forward/relay"
+	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -63,7 +64,9 @@ func (k *Kube) find(ctx context.Context, who relay.Identity, t relay.Target) (fo
 		if err != nil {
 			return found{}, 0, err // never remembered: the pod may be there in a moment
 		}
-		return found{relay.Place{Node: pod.Spec.NodeName, UID: string(pod.UID)}, once(pod)}, k.cfg.PlaceTTL, nil
+		return found{relay.Place{
+			Node: pod.Spec.NodeName, UID: string(pod.UID), About: policy.AboutPod(pod.Labels, pod.Annotations),
+		}, once(pod)}, k.cfg.PlaceTTL, nil
 	})
 	if err != nil {
 		return found{}, fmt.Errorf("locate pod %s in namespace %s: %w", t.Pod, t.Namespace, err)
