@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
+	"github.com/culvert-k8s/culvert/cmd/internal/garbage"
 	"github.com/culvert-k8s/culvert/forward/relay/standalone"
 )
 
@@ -29,6 +30,7 @@ const usage = `Usage:
 `
 
 func main() {
+	garbage.Spare(garbage.Floor)
 	ctx, stop := boot.Context()
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

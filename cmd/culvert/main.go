@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/culvert-k8s/culvert/cmd/internal/garbage"
 )
 
 // version is set by the linker; empty means what the module says.
 var version string
 
 func main() {
+	garbage.Spare(garbage.Floor)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process even if it does not listen any more.
 	context.AfterFunc(ctx, stop)
