@@ -71,8 +71,8 @@ func holding(up bool) func(context.Context, *scene) ([]reading, error) {
 }
 
 // besideTimeout is how long a busy stream may at least take beside a stalled one
-// before it counts as dead; it gets eight times what it needs alone.
-const besideTimeout = 5 * time.Second
+// before it counts as dead; it gets six times what it needs alone.
+const besideTimeout = 3 * time.Second
 
 // beside is how much of its speed a busy stream keeps beside a stalled one: 100 is
 // all of it, 0 that it does not move at all. Each time has a program of its own,
@@ -103,7 +103,7 @@ func beside(ctx context.Context, s *scene) ([]reading, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	bounded, cancel := context.WithTimeout(ctx, max(besideTimeout, 8*s.span()))
+	bounded, cancel := context.WithTimeout(ctx, max(besideTimeout, 6*s.span()))
 	defer cancel()
 	busy, err := load.Transfer(bounded, dial, 1, n, false)
 	if err != nil && !errors.Is(bounded.Err(), context.DeadlineExceeded) {

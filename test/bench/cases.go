@@ -26,6 +26,7 @@ const (
 	caseStalled   = "busy stream beside a stalled one"
 	caseHeld      = "idle streams"
 	caseCrowd     = "many agents on one relay"
+	caseToEnd     = "a new connection per request that the pod ends, 8 in parallel"
 )
 
 func caseBulk(up bool, streams int) string {
@@ -56,7 +57,7 @@ func caseLossy(up bool) string { return caseBulk(up, 1) + ", 20 ms round trip wi
 // probes are all cases in the order they are run.
 func probes() []*probe {
 	all := []*probe{
-		{group: "idle", name: caseFootprint, only: []string{wayCulvert}, alone: true, once: true, run: footprint},
+		{group: "idle", name: caseFootprint, only: []string{wayCulvert}, alone: true, most: 1, run: footprint},
 	}
 	for _, streams := range []int{1, 8, 64} {
 		for _, up := range []bool{false, true} {
@@ -70,9 +71,10 @@ func probes() []*probe {
 		all = append(all, &probe{group: "connections", name: caseFresh(workers), run: fresh(workers)})
 	}
 	all = append(all,
+		&probe{group: "connections", name: caseToEnd, run: toEnd(8)},
 		&probe{group: "requests", name: casePing, run: ping},
 		&probe{group: "start", name: caseStart, alone: true, run: start},
-		&probe{group: "packets", name: casePackets, run: packets},
+		&probe{group: "packets", name: casePackets, most: 2, run: packets},
 	)
 	for _, up := range []bool{false, true} {
 		all = append(all,
@@ -81,9 +83,9 @@ func probes() []*probe {
 	}
 	return append(all,
 		&probe{group: "delay", name: caseOpen, to: beset, air: weather{RTT: shortRTT}, run: firstByte(2 * shortRTT)},
-		&probe{group: "stalled", name: caseStalled, alone: true, run: beside},
-		&probe{group: "idle", name: caseHeld, alone: true, once: true, run: held},
-		&probe{group: "crowd", name: caseCrowd, only: []string{wayCulvert}, alone: true, once: true, run: crowd},
+		&probe{group: "stalled", name: caseStalled, alone: true, most: 3, run: beside},
+		&probe{group: "idle", name: caseHeld, alone: true, most: 1, run: held},
+		&probe{group: "crowd", name: caseCrowd, only: []string{wayCulvert}, alone: true, most: 1, run: crowd},
 	)
 }
 

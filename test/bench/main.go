@@ -41,7 +41,7 @@ type options struct {
 	streams, agents int
 	quick, bare     bool
 	check, hold     bool
-	list            bool
+	list, add       bool
 	out, doc, from  string
 }
 
@@ -69,13 +69,14 @@ func parse(args []string) (*options, error) {
 	fl.StringVar(&o.cases, "cases", "", "`groups` of cases, with commas; default all: "+strings.Join(groups(), ","))
 	fl.StringVar(&o.ways, "ways", "", "`names` of ways, with commas; default all")
 	fl.IntVar(&o.rounds, "rounds", 5, "how often each way is measured in each case")
-	fl.DurationVar(&o.span, "span", 2*time.Second, "how long one measurement takes")
+	fl.DurationVar(&o.span, "span", 600*time.Millisecond, "how long one measurement takes")
 	fl.IntVar(&o.streams, "streams", 10_000, "idle streams through culvert; others get a tenth")
 	fl.IntVar(&o.agents, "agents", 1000, "agents on one relay")
 	fl.BoolVar(&o.quick, "quick", false, "one round of everything, short and small, which writes no page: for trying the benchmark")
 	fl.BoolVar(&o.bare, "bare", false, "without Kubernetes: only limit and culvert")
 	fl.BoolVar(&o.check, "check", false, "fail if culvert falls far behind the limit, or a case fails: a guard against regressions")
 	fl.BoolVar(&o.hold, "hold", false, "start everything, print what runs where, and wait for an interrupt: for profiles")
+	fl.BoolVar(&o.add, "add", false, "keep what the file with the results has of other cases")
 	fl.BoolVar(&o.list, "list", false, "list the cases")
 	fl.StringVar(&o.out, "out", filepath.Join(root, "test", "bench", "results", "results.json"), "`file` for the results")
 	fl.StringVar(&o.doc, "doc", filepath.Join(root, "docs", "performance.md"), "`file` for people; empty for none")

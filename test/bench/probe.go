@@ -45,7 +45,7 @@ type probe struct {
 	air   weather
 	only  []string // ways; nil: all
 	alone bool     // it wants no forwarding that is kept
-	once  bool     // one round is enough
+	most  int      // rounds; 0: as many as are asked for
 	run   func(context.Context, *scene) ([]reading, error)
 }
 
@@ -60,6 +60,7 @@ type bench struct {
 	scale   scale
 	results *measure.Results
 	say     func(format string, args ...any)
+	memory  []byte // of the gauge
 }
 
 func (b *bench) run(ctx context.Context, p *probe) error {
@@ -83,11 +84,12 @@ func (b *bench) run(ctx context.Context, p *probe) error {
 		}
 	}()
 	rounds := b.rounds
-	if p.once {
-		rounds = 1
+	if p.most > 0 {
+		rounds = min(rounds, p.most)
 	}
 	for round := range rounds {
 		for i, w := range ways {
+			b.results.Gauge = append(b.results.Gauge, gauge(b.memory))
 			s := &scene{rig: b.rig, way: w, to: p.to, scale: b.scale}
 			if err := b.try(ctx, p, s, &kept[i], round); err != nil {
 				return err

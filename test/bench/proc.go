@@ -21,34 +21,87 @@ const (
 	mib = 1 << 20
 )
 
-// part is a process on a path.
+// part is a program on a path: a process with its descendants.
 type part struct {
 	name string
-	pid  int
+	pids []int
+}
+
+// family is a process and its descendants, as they are now.
+func family(name string, pid int) part {
+	children := map[int][]int{}
+	files, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is well formed
+	for _, file := range files {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		if parent, err := parseParent(stat); err == nil {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			children[parent] = append(children[parent], child)
+		}
+	}
+	p := part{name: name, pids: []int{pid}}
+	for i := 0; i < len(p.pids); i++ {
+		p.pids = append(p.pids, children[p.pids[i]]...)
+	}
+	return p
+}
+
+// statFields returns the fields of a /proc/PID/stat from the third on, at least
+// atLeast of them.
+func statFields(stat []byte, atLeast int) ([]string, error) {
+	// The name, in parentheses, may hold anything.
+	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
+	fields := strings.Fields(string(rest))
+	if !ok || len(fields) < atLeast {
+		return nil, errors.New("malformed /proc/PID/stat")
+	}
+	return fields, nil
+}
+
+// parseParent returns the parent of the process in a /proc/PID/stat.
+func parseParent(stat []byte) (int, error) {
+	fields, err := statFields(stat, 2)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(fields[1])
 }
 
 // parseCPU returns the seconds of processor time in a /proc/PID/stat: of the
 // process with all its threads, without its children.
 func parseCPU(stat []byte) (float64, error) {
-	// The name, in parentheses, may hold anything.
-	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
-	fields := strings.Fields(string(rest))
 	const user, system = 11, 12 // fields 14 and 15, counted from the third
-	if !ok || len(fields) <= system {
-		return 0, errors.New("malformed /proc/PID/stat")
+	fields, err := statFields(stat, system+1)
+	if err != nil {
+		return 0, err
 	}
 	u, err1 := strconv.ParseUint(fields[user], 10, 64)
 	s, err2 := strconv.ParseUint(fields[system], 10, 64)
 	return float64(u+s) / ticks, errors.Join(err1, err2)
 }
 
-// cpu returns the processor time that the process has used, in seconds.
+// cpu returns the processor time that the program has used, in seconds.
 func (p part) cpu() (float64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-	if err != nil {
-		return 0, fmt.Errorf("processor time of %s: %w", p.name, err)
+	return p.sum("processor time", "stat", parseCPU)
+}
+
+// sum adds up what a file of /proc says of each process.
+func (p part) sum(what, file string, parse func([]byte) (float64, error)) (float64, error) {
+	total := 0.0
+	for _, pid := range p.pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if err != nil {
+			return 0, fmt.Errorf("%s of %s: %w", what, p.name, err)
+		}
+		value, err := parse(text)
+		if err != nil {
+			return 0, fmt.Errorf("%s of %s: %w", what, p.name, err)
+		}
+		total += value
 	}
-	return parseCPU(stat)
+	return total, nil
 }
 
 // parseStatus returns a line of a /proc/PID/status that counts kB, in bytes.
@@ -68,13 +121,10 @@ func parseStatus(status []byte, line string) (float64, error) {
 	return 0, fmt.Errorf("no %s in /proc/PID/status", line)
 }
 
-// memory returns the resident memory of the process in bytes.
+// memory returns the resident memory of the program in bytes. What processes share,
+// such as the pages of their binary, counts for each.
 func (p part) memory() (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
-	if err != nil {
-		return 0, fmt.Errorf("memory of %s: %w", p.name, err)
-	}
-	return parseStatus(status, "VmRSS")
+	return p.sum("memory", "status", func(status []byte) (float64, error) { return parseStatus(status, "VmRSS") })
 }
 
 // spent returns how much processor time each part has used, by its name.

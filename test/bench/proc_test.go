@@ -32,7 +32,7 @@ func TestParseStatus(t *testing.T) {
 }
 
 func TestThisProcess(t *testing.T) {
-	p := part{"me", os.Getpid()}
+	p := family("me", os.Getpid())
 	if got, err := p.cpu(); err != nil || got < 0 {
 		t.Errorf("cpu: %v, %v", got, err)
 	}

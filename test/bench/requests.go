@@ -38,6 +38,14 @@ func fresh(workers int) func(context.Context, *scene) ([]reading, error) {
 	}
 }
 
+// toEnd is fresh, with connections that the pod ends: the client then waits for the
+// end to arrive.
+func toEnd(workers int) func(context.Context, *scene) ([]reading, error) {
+	return func(ctx context.Context, s *scene) ([]reading, error) {
+		return tallied(load.FreshToEnd(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()))
+	}
+}
+
 func ping(ctx context.Context, s *scene) ([]reading, error) {
 	return tallied(load.Ping(ctx, s.f.dial(load.PortEcho), 0, s.span()))
 }

@@ -3,14 +3,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,10 +21,10 @@ import (
 func columns() []page.Way {
 	return []page.Way{
 		{Name: wayLimit, Title: "limit"},
-		{Name: wayStock, Title: "kubectl 1.36"},
-		{Name: wayStockSPDY, Title: "kubectl 1.29"},
-		{Name: wayThrough, Title: "kubectl 1.36, Culvert"},
-		{Name: wayThroughSPDY, Title: "kubectl 1.29, Culvert"},
+		{Name: wayStock, Title: "kubectl"},
+		{Name: wayStockSPDY, Title: "kubectl SPDY"},
+		{Name: wayThrough, Title: "kubectl, Culvert"},
+		{Name: wayThroughSPDY, Title: "kubectl SPDY, Culvert"},
 		{Name: wayCulvert, Title: "culvert"},
 	}
 }
@@ -111,9 +109,14 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 		return nil, hold(ctx, r)
 	}
 	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
-	results := &measure.Results{Began: time.Now(), Rounds: o.rounds, Quick: o.quick, Commit: commit(ctx), Facts: facts()}
+	results := &measure.Results{Began: time.Now(), Rounds: o.rounds, Quick: o.quick, Commit: commit(ctx), Facts: facts(ctx, r.binaries)}
+	if o.add {
+		if err := adopt(results, o.out, chosen); err != nil {
+			return nil, err
+		}
+	}
 	b := &bench{
-		rig: r, ways: ways, rounds: o.rounds, results: results, say: say,
+		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes),
 		scale: scale{span: o.span, streams: o.streams, agents: o.agents},
 	}
 	for _, p := range chosen {
@@ -126,7 +129,32 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 			return nil, err
 		}
 	}
-	return results, nil
+	order(results)
+	return results, results.Save(o.out)
+}
+
+// adopt takes over what an earlier run saw of cases that were not chosen now.
+func adopt(results *measure.Results, file string, chosen []*probe) error {
+	old, err := measure.Load(file)
+	if err != nil {
+		return err
+	}
+	results.Series = slices.DeleteFunc(old.Series, func(s *measure.Series) bool {
+		return slices.ContainsFunc(chosen, func(p *probe) bool { return p.name == s.Case })
+	})
+	results.Rounds = max(results.Rounds, old.Rounds)
+	results.Runs = max(old.Runs, 1) + 1
+	results.Gauge = old.Gauge
+	return nil
+}
+
+// order puts series into the order of the cases.
+func order(results *measure.Results) {
+	all := probes()
+	place := func(s *measure.Series) int {
+		return slices.IndexFunc(all, func(p *probe) bool { return p.name == s.Case })
+	}
+	slices.SortStableFunc(results.Series, func(a, b *measure.Series) int { return place(a) - place(b) })
 }
 
 // hold prints what runs where until ctx ends.
@@ -139,39 +167,13 @@ func hold(ctx context.Context, r *rig) error {
 		defer f.Kill()
 		fmt.Printf("%s:", w.name)
 		for _, p := range f.parts {
-			fmt.Printf("  %s %d", p.name, p.pid)
+			fmt.Printf("  %s %d", p.name, p.pids)
 		}
 		fmt.Println("  ports", f.ports)
 	}
 	fmt.Printf("the ports are on the client host: nsenter --net=%s\n", r.client.NetNS())
 	<-ctx.Done()
 	return nil
-}
-
-// facts say what this runs on.
-func facts() []string {
-	all := []string{fmt.Sprintf("%d cores", runtime.NumCPU())}
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				all = append(all, strings.TrimSpace(value))
-				break
-			}
-		}
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		all = append(all, "Linux "+strings.TrimSpace(string(text)))
-	}
-	return append(all, runtime.Version())
-}
-
-// commit is what is measured, empty if nobody knows.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSpace(out))
 }
 
 // plots are what is drawn.

@@ -71,6 +71,7 @@ type site struct {
 	client, relay *lab.Host
 	nodes         []*node
 	cluster       *cluster.Cluster // nil: bare
+	binaries      string           // the directory of the cluster's programs
 	close         func() error
 }
 
@@ -84,7 +85,7 @@ func openCluster(ctx context.Context, p programs, artifacts string) (*site, erro
 	if err != nil {
 		return nil, err
 	}
-	s := &site{net: c.Network, client: c.Client, relay: c.Relay, cluster: c, close: c.Close}
+	s := &site{net: c.Network, client: c.Client, relay: c.Relay, cluster: c, binaries: found.Dir, close: c.Close}
 	if err := s.clusterPods(ctx, p); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

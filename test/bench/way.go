@@ -98,7 +98,7 @@ func (r *rig) limitCommand(to route, ports []string) lab.Command {
 
 func (r *rig) limitMiddle(to route) ([]part, error) {
 	i := nodeOf(to)
-	return []part{{"relay", r.limitRelays[i].Pid()}, {"node", r.limitNodes[i].Pid()}}, nil
+	return []part{family("relay", r.limitRelays[i].Pid()), family("node", r.limitNodes[i].Pid())}, nil
 }
 
 func (r *rig) culvertCommand(to route, ports []string) lab.Command {
@@ -120,16 +120,16 @@ func (r *rig) culvertCommand(to route, ports []string) lab.Command {
 }
 
 func (r *rig) culvertMiddle(to route) ([]part, error) {
-	return []part{{"relay", r.relayProc.Pid()}, {"agent", r.agents[nodeOf(to)].Pid()}}, nil
+	return []part{family("relay", r.relayProc.Pid()), family("agent", r.agents[nodeOf(to)].Pid())}, nil
 }
 
 func (r *rig) stockMiddle(to route) ([]part, error) {
 	n := r.nodes[nodeOf(to)]
 	containerd, err := findIn(n.host.NetNS(), "containerd")
 	return []part{
-		{"apiserver", r.cluster.Control.APIServer.Process().Pid()},
-		{"kubelet", r.cluster.Nodes[n.host.Name()].Kubelet.Process().Pid()},
-		{"containerd", containerd},
+		family("apiserver", r.cluster.Control.APIServer.Process().Pid()),
+		family("kubelet", r.cluster.Nodes[n.host.Name()].Kubelet.Process().Pid()),
+		{"containerd", []int{containerd}}, // its children are pods
 	}, err
 }
 
@@ -185,7 +185,7 @@ func (f *forwarding) await(to route) error {
 		}
 	}
 	middle, err := f.way.middle(to)
-	f.parts = append([]part{{"client", f.Pid()}}, middle...)
+	f.parts = append([]part{family("client", f.Pid())}, middle...)
 	return err
 }
 

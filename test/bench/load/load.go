@@ -28,9 +28,9 @@ const (
 	FromClient = 1 << 63
 	// AnswerSize is the size of the pod's HTTP answers without their header.
 	AnswerSize = 100
-	// Request is what is sent on a connection that stays.
+	// Request is what is sent on a connection that stays, or that the client ends.
 	Request = "GET / HTTP/1.1\r\nHost: pod\r\nUser-Agent: bench\r\n\r\n"
-	// OnlyRequest is what is sent on a connection that carries nothing else.
+	// OnlyRequest is what is sent on a connection that the pod ends after its answer.
 	OnlyRequest = "GET / HTTP/1.1\r\nHost: pod\r\nUser-Agent: bench\r\nConnection: close\r\n\r\n"
 	// transferBuffer is how much the client reads or writes at once.
 	transferBuffer = 256 << 10
@@ -196,8 +196,18 @@ func KeepAlive(ctx context.Context, dial Dialer, conns, limit int, d time.Durati
 	})
 }
 
-// Fresh sends each request on a connection of its own, from so many workers.
+// Fresh sends each request on a connection of its own, from so many workers, and
+// ends the connection when the answer is there, as curl does.
 func Fresh(ctx context.Context, dial Dialer, workers, limit int, d time.Duration) (Tally, error) {
+	return fresh(ctx, dial, Request, workers, limit, d)
+}
+
+// FreshToEnd is Fresh, but the pod ends each connection, and that is waited for.
+func FreshToEnd(ctx context.Context, dial Dialer, workers, limit int, d time.Duration) (Tally, error) {
+	return fresh(ctx, dial, OnlyRequest, workers, limit, d)
+}
+
+func fresh(ctx context.Context, dial Dialer, request string, workers, limit int, d time.Duration) (Tally, error) {
 	return repeat(ctx, workers, limit, d, func(ctx context.Context) (func() error, func(), error) {
 		r := bufio.NewReader(nil)
 		return func() error {
@@ -207,7 +217,7 @@ func Fresh(ctx context.Context, dial Dialer, workers, limit int, d time.Duration
 			}
 			defer done()
 			r.Reset(conn)
-			return ask(conn, r, OnlyRequest)
+			return ask(conn, r, request)
 		}, func() {}, nil
 	})
 }

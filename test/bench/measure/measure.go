@@ -67,10 +67,15 @@ type Results struct {
 	// for nothing but trying the benchmark, and as a guard with generous floors.
 	Rounds int  `json:"rounds"`
 	Quick  bool `json:"quick,omitempty"`
+	// Runs is how many runs the cases are from, if from more than one.
+	Runs int `json:"runs,omitempty"`
 	// Facts say what it ran on, Commit what was measured.
 	Facts  []string  `json:"facts"`
 	Commit string    `json:"commit,omitempty"`
 	Series []*Series `json:"series"`
+	// Gauge is how fast a fixed work was done before each measurement, in no unit:
+	// what falls far below the largest was measured on a machine that others used.
+	Gauge []float64 `json:"gauge,omitempty"`
 }
 
 // Of returns a series, making it if it is not there.

@@ -68,8 +68,15 @@ func (p *Page) Markdown() string {
 		fmt.Fprintf(&b, " at commit %s", r.Commit)
 	}
 	fmt.Fprintf(&b, ", at most %d rounds, in %.0f minutes; %s.\n", r.Rounds, math.Ceil(r.Took/60), strings.Join(r.Facts, "; "))
+	if r.Runs > 1 {
+		fmt.Fprintf(&b, "\nThe cases are from %d runs, of which this is the last; the ways of a case are always from one.\n", r.Runs)
+	}
 	if r.Quick {
 		b.WriteString("\n**A quick run: the numbers only show that the benchmark works.**\n")
+	}
+	if best := measure.Quantile(r.Gauge, 1); best > 0 {
+		fmt.Fprintf(&b, "\nNoise gauge: before each measurement the machine did a fixed work at %.0f %% of its best speed (median), at worst at %.0f %%.\n",
+			100*measure.Quantile(r.Gauge, 0.5)/best, 100*measure.Quantile(r.Gauge, 0)/best)
 	}
 	p.verdicts(&b)
 	for _, plot := range p.Plots {

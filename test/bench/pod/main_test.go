@@ -56,6 +56,7 @@ func TestLoad(t *testing.T) {
 	for name, try := range map[string]func() (load.Tally, error){
 		"keep-alive": func() (load.Tally, error) { return load.KeepAlive(t.Context(), to(load.PortHTTP), 2, 5, long) },
 		"fresh":      func() (load.Tally, error) { return load.Fresh(t.Context(), to(load.PortHTTP), 2, 5, long) },
+		"to the end": func() (load.Tally, error) { return load.FreshToEnd(t.Context(), to(load.PortHTTP), 2, 5, long) },
 	} {
 		if got, err := try(); err != nil || len(got.Seconds) != 10 || got.PerSecond <= 0 {
 			t.Errorf("%s: %+v, %v", name, got, err)
