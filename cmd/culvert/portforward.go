@@ -241,15 +241,16 @@ func (pf *portForward) failure(dest destination, p client.Ports, err error) stri
 type outage struct {
 	voice *voice
 	told  bool
+	odd   bool // told of what waiting may not help against
 }
 
 func (o *outage) notify(e client.Event) {
 	switch {
 	case e.Kind == client.Attached && o.told:
-		o.told = false
+		o.told, o.odd = false, false
 		o.voice.say("connected to relay %s", e.Relay)
-	case e.Kind != client.Attached && !o.told:
-		o.told = true
+	case e.Kind != client.Attached && (!o.told || e.Odd && !o.odd):
+		o.told, o.odd = true, e.Odd
 		o.voice.say("warning: %v; trying again", e.Err)
 		if isCode(e.Err, stream.Unauthenticated) {
 			o.voice.say("warning: log in again; what runs goes on")

@@ -69,6 +69,9 @@ type Event struct {
 	Relay string
 	// Err is the cause for Lost and Failed.
 	Err error
+	// Odd is set for Failed when every relay answered, and what it answered would
+	// have ended a Client that never had a session: waiting may not help.
+	Odd bool
 }
 
 // EventKind is the kind of an Event.
@@ -149,8 +152,10 @@ func (c *Client) Connect(ctx context.Context) error {
 // Run keeps a session to a relay until ctx ends, which is no error, or until
 // every relay refuses for a reason that trying again cannot cure (a wrong
 // token, a certificate that does not verify): that reason is returned, and
-// net.ErrClosed after Close. All sessions are closed then, and streams on them
-// end with an error.
+// net.ErrClosed after Close. Once there was a session, only what a relay says in
+// so many words is such a reason: a handshake that goes wrong may be a wire that
+// damages bytes, a certificate that does not verify may be about to be replaced.
+// All sessions are closed then, and streams on them end with an error.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.Close() // sessions that end have nobody to tell
 	c.setOnce(false)
@@ -175,12 +180,12 @@ func (c *Client) Run(ctx context.Context) error {
 			c.cfg.Notify(Event{Kind: Failed, Err: err})
 			c.wait(ctx, loginPause, loginFloor)
 			continue
-		case isFinal(err):
+		case isFinal(err) && (!attached || isRefusal(err)):
 			c.end(err)
 			return err
 		case err != nil:
 			c.failed(err)
-			c.cfg.Notify(Event{Kind: Failed, Err: err})
+			c.cfg.Notify(Event{Kind: Failed, Err: err, Odd: isFinal(err)})
 		default:
 			attached = true
 			avoid = c.keep(ctx, l, &pause)

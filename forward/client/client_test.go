@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -186,6 +187,43 @@ func TestFinalRefusalEndsRun(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := len(s.times()); n != 4 {
 			t.Errorf("%d attempts, want 4", n)
+		}
+	})
+}
+
+// A wire that damages bytes, or a certificate that has just run out, must not end
+// what ran for days; at the start it is a mistake that somebody should be told of.
+func TestBrokenHandshakeIsFinalOnlyAtTheStart(t *testing.T) {
+	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: error decoding message")}
+	synctest.Test(t, func(t *testing.T) {
+		first := newFakeSession()
+		var odd atomic.Bool
+		s := &script{outcome: func(n int, _ string) (session, error) {
+			switch n {
+			case 0:
+				return first, nil
+			case 4:
+				return newFakeSession(), nil
+			}
+			return nil, cureless(alert)
+		}}
+		_, stop := start(t, s, Config{Notify: func(e Event) { odd.Store(odd.Load() || e.Odd) }})
+		synctest.Wait()
+		first.cut(errCut)
+		time.Sleep(time.Minute)
+		if n := len(s.times()); n != 5 || !odd.Load() {
+			t.Errorf("%d attempts, want 5 and be told that it is odd: %v", n, odd.Load())
+		}
+		if err := stop(); err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{outcome: func(int, string) (session, error) { return nil, cureless(alert) }}
+		_, stop := start(t, s, Config{})
+		time.Sleep(time.Minute)
+		if err := stop(); !errors.Is(err, alert) || len(s.times()) != 1 {
+			t.Errorf("Run = %v after %d attempts", err, len(s.times()))
 		}
 	})
 }

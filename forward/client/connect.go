@@ -49,6 +49,12 @@ func isFinal(err error) bool {
 	})
 }
 
+// isRefusal reports whether a relay understood and said no.
+func isRefusal(err error) bool {
+	_, is := errors.AsType[*stream.Error](err)
+	return is
+}
+
 // needsLogin reports whether a relay refused the credential, or there was none
 // to be had.
 func needsLogin(err error) bool {

@@ -25,6 +25,14 @@ type Way struct {
 	// Blackhole reads everything and forwards nothing, not even the end of a
 	// stream: what is read meanwhile is acknowledged and gone for good.
 	Blackhole bool
+	// Burst delivers what has come only at whole multiples of it since the
+	// connection began: many delays, each another, and then everything at once.
+	Burst time.Duration
+	// Corrupt changes one bit in each piece that is read.
+	Corrupt bool
+	// CutAfter resets the connection after so many more bytes of this way, counted
+	// for each connection from the time that the fault was set; 0 means never.
+	CutAfter int64
 }
 
 // held reports whether nothing gets through.
@@ -58,8 +66,8 @@ type ProxyStats struct {
 	Up, Down int64
 }
 
-// Proxy passes TCP connections on and can delay, slow down, hold up, swallow and
-// cut them, since the kernel at hand cannot do so by itself. It works on bytes,
+// Proxy passes TCP connections on and can delay, slow down, hold up, swallow,
+// damage and cut them, since the kernel at hand cannot do so by itself. It works on bytes,
 // not packets: it ends one TCP connection and begins another, so that who
 // connects through it is connected at once whatever the delay. To lose packets
 // instead, see [Host.Unplug].
@@ -181,6 +189,18 @@ func (p *Proxy) CutReset() int { return p.cut(endReset) }
 // CutFinish ends all connections on both sides as if each peer had finished, with
 // FIN, whatever was still on its way. It returns how many they were.
 func (p *Proxy) CutFinish() int { return p.cut(endFinish) }
+
+// Abandon resets all connections on the side that was dialled and leaves those
+// who dialled in the belief that they are connected, as a peer does that lost
+// its power or a router that forgot them. It returns how many they were.
+func (p *Proxy) Abandon() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.abandon()
+	}
+	return len(p.links)
+}
 
 func (p *Proxy) cut(how ending) int {
 	p.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"math/bits"
 	"net"
 	"syscall"
 	"testing"
@@ -194,6 +195,69 @@ func TestProxyFaultsChangeWhileBytesTravel(t *testing.T) {
 		b.proxy.Set(Fault{})
 		io.WriteString(b.client, "fast")
 		b.expect(t, b.server, "slow fast", time.Second) // nothing overtakes
+	})
+}
+
+func TestProxyBursts(t *testing.T) {
+	inBubble(t, Fault{Up: Way{Burst: time.Second}}, 0, func(t *testing.T, b *bubble) {
+		for _, part := range []string{"a", "b", "c"} {
+			time.Sleep(300 * time.Millisecond)
+			io.WriteString(b.client, part)
+		}
+		b.expect(t, b.server, "abc", time.Second)
+		time.Sleep(200 * time.Millisecond)
+		io.WriteString(b.client, "d")
+		b.expect(t, b.server, "d", 2*time.Second)
+	})
+}
+
+func TestProxyCorrupts(t *testing.T) {
+	inBubble(t, Fault{Down: Way{Corrupt: true}}, 0, func(t *testing.T, b *bubble) {
+		io.WriteString(b.client, "up is well")
+		b.expect(t, b.server, "up is well", 0)
+		want, got := []byte("down is not"), make([]byte, len("down is not"))
+		b.server.Write(want)
+		io.ReadFull(b.client, got)
+		wrong := 0
+		for i := range got {
+			wrong += bits.OnesCount8(got[i] ^ want[i])
+		}
+		if wrong != 1 {
+			t.Errorf("%q came, with %d bits changed", got, wrong)
+		}
+	})
+}
+
+func TestProxyCutsAfter(t *testing.T) {
+	inBubble(t, Fault{}, 0, func(t *testing.T, b *bubble) {
+		io.WriteString(b.client, "before")
+		b.expect(t, b.server, "before", 0)
+		b.proxy.Set(Fault{Up: Way{CutAfter: 5}})
+		go io.WriteString(b.client, "in mid-frame") // ends with the connection
+		got, err := io.ReadAll(b.server)
+		if string(got) != "in mi" || !errors.Is(err, errPipeReset) {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+func TestProxyAbandons(t *testing.T) {
+	inBubble(t, Fault{}, 0, func(t *testing.T, b *bubble) {
+		if n := b.proxy.Abandon(); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+		if _, err := b.server.Read(make([]byte, 1)); !errors.Is(err, errPipeReset) {
+			t.Errorf("the side that was dialled: %v", err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := io.WriteString(b.client, "is anybody there?"); err != nil {
+			t.Errorf("the side that dialled was told: %v", err)
+		}
+		b.client.Close()
+		synctest.Wait()
+		if s := b.proxy.Stats(); s.Open != 0 {
+			t.Errorf("still open: %+v", s)
+		}
 	})
 }
 

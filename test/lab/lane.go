@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -36,7 +37,9 @@ type lane struct {
 	mu     sync.Mutex
 	moved  sync.Cond // something was put into or taken from the queue, or the link ended
 	queue  []parcel
-	queued int // bytes
+	queued int             // bytes
+	passed int64           // bytes since the fault changed
+	under  <-chan struct{} // of the fault that passed is counted under
 }
 
 func newLane(l *link, up bool, src, dst net.Conn) *lane {
@@ -96,9 +99,18 @@ func (d *lane) read() {
 		if way.Rate > 0 {
 			free = free.Add(time.Duration(n) * time.Second / time.Duration(way.Rate))
 		}
-		next := parcel{due: later(free, now).Add(way.Delay), data: bytes.Clone(buf[:n])}
+		next := parcel{due: d.burst(way, later(free, now).Add(way.Delay)), data: bytes.Clone(buf[:n])}
+		if way.Corrupt && n > 0 {
+			next.data[rand.IntN(n)] ^= 1 << rand.IntN(8)
+		}
 		if n > 0 && !way.Blackhole && !d.push(next) {
 			break
+		}
+		if err != nil && d.link.abandoned() {
+			if d.up { // the side that was left alone has given up
+				d.link.end(endReset)
+			}
+			return
 		}
 		if err != nil {
 			next.data, next.end = nil, endReset
@@ -115,6 +127,27 @@ func (d *lane) read() {
 	if d.link.ended() == endFinish {
 		io.Copy(io.Discard, d.src)
 	}
+}
+
+// burst is when a parcel that is due at that time is let go.
+func (d *lane) burst(way Way, due time.Time) time.Time {
+	if way.Burst <= 0 {
+		return due
+	}
+	waves := due.Sub(d.link.began)/way.Burst + 1
+	return d.link.began.Add(waves * way.Burst)
+}
+
+// allowed is how much of n bytes may pass before the link is cut.
+func (d *lane) allowed(n int) int {
+	way, changed := d.current()
+	if changed != d.under {
+		d.under, d.passed = changed, 0
+	}
+	if way.CutAfter <= 0 {
+		return n
+	}
+	return int(min(int64(n), way.CutAfter-d.passed))
 }
 
 // chunkFor keeps what is read at once to about a hundredth of a second.
@@ -194,9 +227,14 @@ func (d *lane) write() {
 			d.link.end(endReset)
 			return
 		default:
-			n, err := d.dst.Write(p.data)
+			allowed := d.allowed(len(p.data))
+			n, err := d.dst.Write(p.data[:allowed])
+			d.passed += int64(n)
 			d.link.proxy.count(d.up, n)
-			if err != nil {
+			if err != nil && d.link.abandoned() {
+				break // who dialled is not told
+			}
+			if err != nil || allowed < len(p.data) {
 				d.link.end(endReset)
 				return
 			}

@@ -27,16 +27,18 @@ const (
 type link struct {
 	proxy  *Proxy
 	client net.Conn
+	began  time.Time
 	done   chan struct{} // closed by end
 
 	mu     sync.Mutex
 	server net.Conn // nil until dialled
 	how    ending
 	lanes  []*lane
+	alone  bool // the side that was dialled is gone, and the other is not told
 }
 
 func newLink(p *Proxy, client net.Conn) *link {
-	return &link{proxy: p, client: client, done: make(chan struct{})}
+	return &link{proxy: p, client: client, began: time.Now(), done: make(chan struct{})}
 }
 
 // run dials and carries both directions until both have ended.
@@ -128,6 +130,22 @@ func (l *link) beginEnd(how ending) []*lane {
 		conn.SetReadDeadline(time.Now().Add(finishGrace))
 	}
 	return l.lanes
+}
+
+// abandon resets the connection behind the proxy and nothing else.
+func (l *link) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.how == endNone && l.server != nil {
+		l.alone = true
+		reset(l.server)
+	}
+}
+
+func (l *link) abandoned() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.alone
 }
 
 // ended reports how the link is ending.
