@@ -63,7 +63,30 @@ type bench struct {
 	memory  []byte // of the gauge
 }
 
+// checks is how often a case may fall behind before that is no chance any more.
+const checks = 3
+
+// check is the guard against regressions: it measures what was bad again, since on
+// a busy machine anything is bad once, and returns what stayed so.
+func (b *bench) check(ctx context.Context, chosen []*probe) error {
+	why := error(nil)
+	for range checks {
+		for _, p := range chosen {
+			b.results.Forget(p.name)
+			if err := b.run(ctx, p); err != nil {
+				return err
+			}
+		}
+		if chosen, why = guard(b.results, chosen); why == nil {
+			return nil
+		}
+		b.say("behind: %v", why)
+	}
+	return fmt.Errorf("culvert has fallen behind, %d times in a row:\n%w", checks, why)
+}
+
 func (b *bench) run(ctx context.Context, p *probe) error {
+	b.say("%6.0f s  %s", time.Since(b.results.Began).Seconds(), p.name)
 	var ways []*way
 	for _, w := range b.ways {
 		if p.only == nil || slices.Contains(p.only, w.name) {

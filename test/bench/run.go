@@ -38,16 +38,10 @@ func (o *options) run(ctx context.Context) error {
 		return nil
 	}
 	results, err := o.results(ctx)
-	if err != nil || results == nil {
+	if err != nil || results == nil || o.check {
 		return err
 	}
-	if err := o.publish(results); err != nil {
-		return err
-	}
-	if o.check {
-		return guard(results)
-	}
-	return nil
+	return o.publish(results)
 }
 
 // results measures, or reads what was measured before.
@@ -119,8 +113,10 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes),
 		scale: scale{span: o.span, streams: o.streams, agents: o.agents},
 	}
+	if o.check {
+		return results, errors.Join(b.check(ctx, guarded(chosen)), results.Save(o.out))
+	}
 	for _, p := range chosen {
-		say("%6.0f s  %s", time.Since(results.Began).Seconds(), p.name)
 		if err := b.run(ctx, p); err != nil {
 			return nil, errors.Join(err, results.Save(o.out))
 		}
@@ -139,9 +135,10 @@ func adopt(results *measure.Results, file string, chosen []*probe) error {
 	if err != nil {
 		return err
 	}
-	results.Series = slices.DeleteFunc(old.Series, func(s *measure.Series) bool {
-		return slices.ContainsFunc(chosen, func(p *probe) bool { return p.name == s.Case })
-	})
+	for _, p := range chosen {
+		old.Forget(p.name)
+	}
+	results.Series = old.Series
 	results.Rounds = max(results.Rounds, old.Rounds)
 	results.Runs = max(old.Runs, 1) + 1
 	results.Gauge = old.Gauge

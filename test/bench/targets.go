@@ -14,6 +14,7 @@ import (
 
 // goal is what a number should be, and what it may never be.
 type goal struct {
+	of    string // the case it is measured in; empty: in many
 	what  string
 	least bool    // the bound is a least value, else a most
 	bound float64 // what it should be; NaN: only the guard looks
@@ -37,38 +38,39 @@ func median(c, metric, way string) func(*measure.Results) float64 {
 func goals() []goal {
 	var all []goal
 	guardOnly := math.NaN()
-	least := func(what string, bound, floor float64, value func(*measure.Results) float64) {
-		all = append(all, goal{what, true, bound, floor, value})
+	least := func(of, what string, bound, floor float64, value func(*measure.Results) float64) {
+		all = append(all, goal{of, what, true, bound, floor, value})
 	}
-	most := func(what string, bound, floor float64, value func(*measure.Results) float64) {
-		all = append(all, goal{what, false, bound, floor, value})
+	most := func(of, what string, bound, floor float64, value func(*measure.Results) float64) {
+		all = append(all, goal{of, what, false, bound, floor, value})
 	}
 	for _, up := range []bool{false, true} {
 		one, many := caseBulk(up, 1), caseBulk(up, 64)
-		least(one+": culvert over the limit", 1, 0.5, ratio(one, "speed", wayCulvert, wayLimit))
-		least(one+": culvert over stock", 1.3, 0, ratio(one, "speed", wayCulvert, wayStock, wayStockSPDY))
-		least(many+": culvert over the limit", 1, 0.4, ratio(many, "speed", wayCulvert, wayLimit))
-		least(caseLong(up)+": culvert over the limit", 0.9, 0, ratio(caseLong(up), "speed", wayCulvert, wayLimit))
+		least(one, "culvert over the limit", 1, 0.5, ratio(one, "speed", wayCulvert, wayLimit))
+		least(one, "culvert over stock", 1.3, 0, ratio(one, "speed", wayCulvert, wayStock, wayStockSPDY))
+		least(many, "culvert over the limit", 1, 0.4, ratio(many, "speed", wayCulvert, wayLimit))
+		least(caseLong(up), "culvert over the limit", 0.9, 0, ratio(caseLong(up), "speed", wayCulvert, wayLimit))
 		const cpu = "CPU between client and pod"
-		most(one+": CPU of relay and agent over the limit's", 1, 2, ratio(one, cpu, wayCulvert, wayLimit))
+		most(one, "CPU of relay and agent over the limit's", 1, 2, ratio(one, cpu, wayCulvert, wayLimit))
 	}
 	one, many := caseKeepAlive(1), caseKeepAlive(16)
-	most(one+": p50 over the limit", 1.2, 2.5, ratio(one, "p50", wayCulvert, wayLimit))
-	most(one+": p50 over stock", 0.6, 0, ratio(one, "p50", wayCulvert, wayStock, wayStockSPDY))
-	least(many+": culvert over the limit", 1, 0.4, ratio(many, "rate", wayCulvert, wayLimit))
-	least(caseFresh(8)+": culvert over the limit", guardOnly, 1, ratio(caseFresh(8), "rate", wayCulvert, wayLimit))
-	least(caseFresh(8)+": culvert over stock", 8, 0, ratio(caseFresh(8), "rate", wayCulvert, wayStock, wayStockSPDY))
-	most(caseOpen+": round trips of the path to the first byte", 1.2, 0, median(caseOpen, "round trips", wayCulvert))
-	most(casePackets+": new connection", 6, 16, median(casePackets, "packets, new connection", wayCulvert))
-	least("stock kubectl through Culvert, any speed or rate, the worst case over stock", 1, 0, worst)
+	most(one, "p50 over the limit", 1.2, 2.5, ratio(one, "p50", wayCulvert, wayLimit))
+	most(one, "p50 over stock", 0.6, 0, ratio(one, "p50", wayCulvert, wayStock, wayStockSPDY))
+	least(many, "culvert over the limit", 1, 0.4, ratio(many, "rate", wayCulvert, wayLimit))
+	least(caseFresh(8), "culvert over the limit", guardOnly, 1, ratio(caseFresh(8), "rate", wayCulvert, wayLimit))
+	least(caseFresh(8), "culvert over stock", 8, 0, ratio(caseFresh(8), "rate", wayCulvert, wayStock, wayStockSPDY))
+	most(caseOpen, "round trips of the path to the first byte", 1.2, 0, median(caseOpen, "round trips", wayCulvert))
+	most(casePackets, "new connection", 6, 16, median(casePackets, "packets, new connection", wayCulvert))
+	least("", "stock kubectl through Culvert, any speed or rate, the worst case over stock", 1, 0, worst)
 	for _, c := range []string{one, many, caseFresh(1), caseFresh(8), caseFresh(64)} {
-		least(c+": stock kubectl through Culvert over stock", 1.3, 0, ratio(c, "rate", wayThrough, wayStock))
+		least(c, "kubectl through Culvert over stock", 1.3, 0, ratio(c, "rate", wayThrough, wayStock))
+		least(c, "kubectl SPDY through Culvert over stock", 1.3, 0, ratio(c, "rate", wayThroughSPDY, wayStockSPDY))
 	}
-	most("agent binary, MB", 20, 25, median(caseFootprint, "agent binary", wayCulvert))
-	most("agent idle, MiB", 20, 40, median(caseFootprint, "agent idle", wayCulvert))
-	most("agent with 10,000 idle streams, MiB", 250, 0, tenThousand)
-	most(caseCrowd+": all back after a restart, s", 10, 0, median(caseCrowd, "all back", wayCulvert))
-	least(caseStalled+": speed kept, %", 95, 50, median(caseStalled, "speed kept", wayCulvert))
+	most(caseFootprint, "agent binary, MB", 20, 25, median(caseFootprint, "agent binary", wayCulvert))
+	most(caseFootprint, "agent idle, MiB", 20, 40, median(caseFootprint, "agent idle", wayCulvert))
+	most(caseHeld, "agent with 10,000 idle streams, MiB", 250, 0, tenThousand)
+	most(caseCrowd, "all back after a restart, s", 10, 0, median(caseCrowd, "all back", wayCulvert))
+	least(caseStalled, "speed kept, %", 95, 50, median(caseStalled, "speed kept", wayCulvert))
 	return all
 }
 
@@ -97,6 +99,14 @@ func tenThousand(r *measure.Results) float64 {
 	return r.Find(caseHeld, "agent with them", wayCulvert).Median()
 }
 
+// String is the whole of what is measured.
+func (g *goal) String() string {
+	if g.of == "" {
+		return g.what
+	}
+	return g.of + ": " + g.what
+}
+
 // judge holds results against the targets.
 func judge(r *measure.Results) []page.Verdict {
 	var all []page.Verdict
@@ -109,28 +119,41 @@ func judge(r *measure.Results) []page.Verdict {
 		if g.least {
 			met = value >= g.bound
 		}
-		all = append(all, page.Verdict{What: g.what, Least: g.least, Bound: g.bound, Value: value, Met: met})
+		all = append(all, page.Verdict{What: g.String(), Least: g.least, Bound: g.bound, Value: value, Met: met})
 	}
 	return all
 }
 
-// guard returns an error for what is worse than even a busy machine makes it. What
-// was not measured is not looked at.
-func guard(r *measure.Results) error {
+// guarded are those of the cases that the guard looks at.
+func guarded(chosen []*probe) []*probe {
+	return slices.DeleteFunc(chosen, func(p *probe) bool {
+		return !slices.ContainsFunc(goals(), func(g goal) bool { return g.floor != 0 && g.of == p.name })
+	})
+}
+
+// guard returns what is worse than even a busy machine makes it, by the cases that
+// were chosen: of those nothing may be missing.
+func guard(r *measure.Results, chosen []*probe) (bad []*probe, why error) {
 	var errs []error
-	for _, g := range goals() {
-		value := g.value(r)
-		if g.floor == 0 || math.IsNaN(value) {
-			continue
+	for _, p := range chosen {
+		var mine []error
+		for _, g := range goals() {
+			if g.floor == 0 || g.of != p.name {
+				continue
+			}
+			value := g.value(r)
+			if ok := g.least && value >= g.floor || !g.least && value <= g.floor; !ok { // nor is NaN
+				mine = append(mine, fmt.Errorf("%s: %.3g, the guard wants %.3g", g.String(), value, g.floor))
+			}
 		}
-		if g.least && value < g.floor || !g.least && value > g.floor {
-			errs = append(errs, fmt.Errorf("%s: %.3g, the guard wants %.3g", g.what, value, g.floor))
+		for _, w := range []string{wayCulvert, wayLimit} {
+			if s := r.Find(p.name, failureMetric, w); s != nil && s.Failures > 0 {
+				mine = append(mine, fmt.Errorf("%s, %s: %s", p.name, w, s.Failure))
+			}
+		}
+		if len(mine) > 0 {
+			bad, errs = append(bad, p), append(errs, mine...)
 		}
 	}
-	for _, s := range r.Series {
-		if s.Failures > 0 && slices.Contains([]string{wayCulvert, wayLimit}, s.Way) {
-			errs = append(errs, fmt.Errorf("%s, %s: %s", s.Case, s.Way, s.Failure))
-		}
-	}
-	return errors.Join(errs...)
+	return bad, errors.Join(errs...)
 }

@@ -22,6 +22,13 @@ func results(set map[[3]string]float64) *measure.Results {
 
 func TestGuard(t *testing.T) {
 	one := caseBulk(false, 1)
+	chosen := []*probe{{name: one}}
+	const cpu = "CPU between client and pod"
+	good := func(limit, ours float64) map[[3]string]float64 {
+		return map[[3]string]float64{
+			{one, "speed", wayLimit}: limit, {one, "speed", wayCulvert}: ours, {one, cpu, wayLimit}: 1, {one, cpu, wayCulvert}: 1,
+		}
+	}
 	for _, tt := range []struct {
 		name          string
 		limit, ours   float64
@@ -31,22 +38,26 @@ func TestGuard(t *testing.T) {
 		{"behind", 100, 80, false, true},
 		{"far behind", 100, 20, false, false},
 	} {
-		r := results(map[[3]string]float64{{one, "speed", wayLimit}: tt.limit, {one, "speed", wayCulvert}: tt.ours})
+		r := results(good(tt.limit, tt.ours))
 		verdict := judge(r)[0]
 		if verdict.Met != tt.met {
 			t.Errorf("%s: %+v", tt.name, verdict)
 		}
-		if err := guard(r); (err == nil) != tt.tolerant {
-			t.Errorf("%s: %v", tt.name, err)
+		bad, err := guard(r, chosen)
+		if (err == nil) != tt.tolerant || len(bad) == 0 != tt.tolerant {
+			t.Errorf("%s: %v, %v", tt.name, bad, err)
 		}
 	}
-	if err := guard(&measure.Results{}); err != nil {
-		t.Errorf("nothing measured: %v", err)
+	if _, err := guard(&measure.Results{}, chosen); err == nil {
+		t.Error("nothing was measured, and that was tolerated")
 	}
-	failed := &measure.Results{}
+	failed := results(good(100, 100))
 	failed.Of(one, failureMetric, wayCulvert, "", true).Failures = 1
-	if guard(failed) == nil {
+	if _, err := guard(failed, chosen); err == nil {
 		t.Error("a failure was tolerated")
+	}
+	if bad, err := guard(&measure.Results{}, nil); err != nil || len(bad) > 0 {
+		t.Errorf("what was not chosen: %v", err)
 	}
 }
 

@@ -88,6 +88,11 @@ func (r *Results) Of(c, metric, way, unit string, less bool) *Series {
 	return s
 }
 
+// Forget drops what is known of a case.
+func (r *Results) Forget(c string) {
+	r.Series = slices.DeleteFunc(r.Series, func(s *Series) bool { return s.Case == c })
+}
+
 // Find returns a series, nil if there is none.
 func (r *Results) Find(c, metric, way string) *Series {
 	i := slices.IndexFunc(r.Series, func(s *Series) bool { return s.Case == c && s.Metric == metric && s.Way == way })
