@@ -23,14 +23,14 @@ type Carrier struct {
 // HandshakeClient makes TLS as a client over raw. It owns raw: on error raw is
 // closed. The handshake ends with ctx.
 func HandshakeClient(ctx context.Context, raw net.Conn, tc *tls.Config) (*Carrier, error) {
-	rec := &recordConn{Conn: raw}
+	rec := newRecordConn(raw)
 	return handshake(ctx, rec, tls.Client(rec, tc))
 }
 
 // HandshakeServer makes TLS as a server over raw. It owns raw: on error raw is
 // closed. The handshake ends with ctx.
 func HandshakeServer(ctx context.Context, raw net.Conn, tc *tls.Config) (*Carrier, error) {
-	rec := &recordConn{Conn: raw}
+	rec := newRecordConn(raw)
 	return handshake(ctx, rec, tls.Server(rec, tc))
 }
 
@@ -49,7 +49,7 @@ func handshake(ctx context.Context, rec *recordConn, tc *tls.Conn) (*Carrier, er
 // Plain makes a carrier without TLS, for a connection that is safe already.
 func Plain(raw net.Conn) *Carrier {
 	tuneSocket(bottom(raw))
-	rec := &recordConn{Conn: raw}
+	rec := newRecordConn(raw)
 	return &Carrier{Conn: rec, raw: bottom(raw), rec: rec}
 }
 

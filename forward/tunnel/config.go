@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"io"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -13,8 +14,7 @@ const (
 	// on it.
 	acceptBacklog = 8192
 
-	// maxStreamsLimit keeps a session clear of the number of waiting readers
-	// at which yamux can spin while it shuts down.
+	// maxStreamsLimit keeps a session well below the backlog.
 	maxStreamsLimit = 4000
 
 	minWindow = 256 << 10 // what yamux grants before it is asked
@@ -53,6 +53,10 @@ type Config struct {
 	// reached it, or how long the way to it may make no progress. 0 means 10 s.
 	DeadAfter time.Duration
 
+	// Memory holds the buffers of what came in and was not read yet. The sessions
+	// of a process should share one. nil: one of its own.
+	Memory *Memory
+
 	// Linger is how long a stream that was closed or reset on this end waits
 	// for the peer to end it too, its data discarded, before the peer's end is
 	// reset by force. 0 means 5 s.
@@ -77,6 +81,9 @@ func (c Config) withDefaults() Config {
 	if c.Linger <= 0 {
 		c.Linger = 5 * time.Second
 	}
+	if c.Memory == nil {
+		c.Memory = new(Memory)
+	}
 	return c
 }
 
@@ -95,7 +102,7 @@ func (c Config) window(rtt time.Duration) uint32 {
 	return uint32(min(bdp, float64(c.MaxWindow)))
 }
 
-func (c Config) mux(rtt time.Duration, log yamux.Logger) *yamux.Config {
+func (c Config) mux(window uint32) *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog: acceptBacklog,
 		// Liveness is ours: yamux's ping waits behind bulk data and kills slow
@@ -106,9 +113,10 @@ func (c Config) mux(rtt time.Duration, log yamux.Logger) *yamux.Config {
 		// accounting of the session is wrong. The carrier ends a session that
 		// makes no progress long before this.
 		ConnectionWriteTimeout: 24 * time.Hour,
-		MaxStreamWindowSize:    c.window(rtt),
+		MaxStreamWindowSize:    window,
 		StreamOpenTimeout:      0, // on expiry yamux closes the whole session
 		StreamCloseTimeout:     0, // on expiry yamux ends a half-closed stream with a clean EOF
-		Logger:                 log,
+		// Late frames of a reset stream are normal, and errors are returned.
+		LogOutput: io.Discard,
 	}
 }

@@ -262,6 +262,8 @@ func (c *Conn) mayWrite() error {
 		return *c.resetBy.Load()
 	case c.ended.Load():
 		return fmt.Errorf("write after the end: %w", net.ErrClosed)
+	case c.broken && c.st.sess.Err() != nil:
+		return c.st.sess.Err()
 	case c.broken:
 		return fmt.Errorf("write after a broken frame: %w", io.ErrShortWrite)
 	}

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -17,29 +16,23 @@ func (st *Stream) SetDeadline(t time.Time) error {
 // SetReadDeadline sets when a Read, also one under way, returns
 // os.ErrDeadlineExceeded. The zero time means never.
 func (st *Stream) SetReadDeadline(t time.Time) error {
-	return st.setDeadline(&st.readBy, st.ys.SetReadDeadline, t)
+	return st.setDeadline(&st.readBy, st.in.ready, t)
 }
 
 // SetWriteDeadline sets when a Write, also one under way, returns
 // os.ErrDeadlineExceeded. The zero time means never.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
-	return st.setDeadline(&st.writeBy, st.ys.SetWriteDeadline, t)
+	return st.setDeadline(&st.writeBy, st.out.room, t)
 }
 
-func (st *Stream) setDeadline(deadline *atomic.Int64, set func(time.Time) error, t time.Time) error {
+func (st *Stream) setDeadline(deadline *atomic.Int64, waiter chan struct{}, t time.Time) error {
 	if t.IsZero() {
 		deadline.Store(0)
 	} else {
 		deadline.Store(t.UnixNano())
 	}
-	if err := set(t); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
-	}
-	if st.state.Load() != streamOpen || st.sess.dead.Load() != nil {
-		_ = set(time.Unix(1, 0)) // nobody may wait here any more
-		return st.closedErr()
-	}
-	return nil
+	notify(waiter)
+	return st.closedErr()
 }
 
 func late(deadline *atomic.Int64) bool {

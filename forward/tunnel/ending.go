@@ -5,24 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"time"
 )
 
 const (
-	// releaseLimit bounds how long a dead session waits for its readers to
-	// leave before it lets yamux shut down.
-	releaseLimit = 2 * time.Second
 	// flushLimit bounds how long Close waits until what is queued is written.
 	flushLimit = time.Second
 	// farewellLimit bounds how long Close waits for the peer to hang up.
 	farewellLimit = time.Second
-	// stragglers may still be inside when yamux shuts down: it keeps the reader
-	// of a stream in whose frame the connection broke, and few do no harm.
-	stragglers = 8
 )
-
-var errMuxFault = errors.New("peer broke the rules of yamux")
 
 // fail ends the session with the cause, once.
 func (s *Session) fail(cause error) {
@@ -39,23 +30,17 @@ func (s *Session) stop(cause error) {
 	s.stopped.Do(func() {
 		s.dead.Store(&lostError{peer: s.car.RemoteAddr().String(), cause: cause})
 		s.out.fail(cause)
-		past := time.Unix(1, 0)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for st := range s.streams {
-			if st.ys != nil {
-				_ = st.ys.SetDeadline(past)
-			}
+		for _, st := range s.streams {
+			st.wake()
 		}
 	})
 }
 
-// hold is where a broken connection meets yamux. A yamux session that shuts
-// down with readers inside lets them spin until it has marked every stream,
-// for minutes if they are many. So the error waits here until all but
-// stragglers have left.
-func (s *Session) hold(err error) error {
-	defer s.heldOnce.Do(func() { close(s.held) })
+// broken is where a broken connection meets yamux. No reader waits there, so it
+// may shut down at once.
+func (s *Session) broken(err error) error {
 	if errors.Is(err, io.EOF) {
 		// crypto/tls takes the end of the connection for a farewell, also where
 		// a process died.
@@ -65,15 +50,6 @@ func (s *Session) hold(err error) error {
 		err = ErrHungUp
 	}
 	s.fail(err)
-	limit := time.NewTimer(releaseLimit)
-	defer limit.Stop()
-	for s.ops.Load() > stragglers {
-		select {
-		case <-s.left:
-		case <-limit.C:
-			return err
-		}
-	}
 	return err
 }
 
@@ -94,13 +70,7 @@ func (s *Session) CloseWithError(cause error) error {
 		s.farewell(cause)
 	}
 	s.fail(cause)
-	select {
-	case <-s.held: // the readers have left
-	case <-s.mux.CloseChan(): // yamux found the fault itself
-	}
 	err := s.mux.Close()
-	s.mu.Lock()   // whoever is about to spawn has done so, or sees the end
-	s.mu.Unlock() //nolint:staticcheck // an empty section is the point
 	s.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("close session: %w", err)
@@ -127,19 +97,3 @@ func (s *Session) farewell(cause error) {
 	case <-limit.C:
 	}
 }
-
-// muxLog is what yamux logs to. It keeps nothing: late frames of a reset stream
-// are normal, and errors are returned by this package. But it is the one place
-// that hears of a fault before yamux shuts down for it.
-type muxLog struct{ s *Session }
-
-func (l muxLog) Printf(format string, _ ...any) {
-	for _, fatal := range []string{"duplicate stream declared", "unexpected FIN flag", "receive window exceeded"} {
-		if strings.Contains(format, fatal) {
-			_ = l.s.hold(fmt.Errorf("%w: %s", errMuxFault, fatal))
-		}
-	}
-}
-
-func (muxLog) Print(...any)   {}
-func (muxLog) Println(...any) {}

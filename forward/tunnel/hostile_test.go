@@ -188,27 +188,16 @@ func (c *chunks) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// FuzzFollow checks that however a session's bytes are cut into reads, they
-// come through as they are, with injected frames between frames only.
+// FuzzFollow checks that however a session's bytes are cut into reads, each
+// stream gets its own and yamux the control frames, with injected frames between.
 func FuzzFollow(f *testing.F) {
 	f.Add([]byte{0, 5, 1, 0, 0, 200, 2, 0, 3, 0}, []byte{0, 3, 11, 12, 200}, []byte{1, 0, 9})
 	f.Add([]byte{0, 0, 0, 1, 0, 255}, []byte{}, []byte{0})
+	f.Add([]byte{0, 255, 4, 255, 4, 255, 8, 255, 1, 3, 4, 255}, []byte{255}, []byte{0})
 	f.Fuzz(func(t *testing.T, shape, sizes, injections []byte) {
-		var wire []byte
-		for i := 0; i+1 < min(len(shape), 200); i += 2 {
-			body := []byte(nil)
-			typ := shape[i] % 3
-			if typ == typePing { // an answer: questions are counted
-				wire = append(wire, muxControl(typ, flagACK, 0, uint32(i))...)
-				continue
-			}
-			if typ == typeData {
-				body = bytes.Repeat([]byte{0xdd}, int(shape[i+1])*3)
-			}
-			wire = append(wire, muxControl(typ, 0, uint32(i), uint32(len(body)))...)
-			wire = append(wire, body...)
-		}
-		in := newInbound(&chunks{data: bytes.Clone(wire), sizes: sizes}, func(err error) error { return err }, func(uint32) {})
+		h := newHearing()
+		wire, control, data := h.play(shape)
+		in := newInbound(&chunks{data: bytes.Clone(wire), sizes: sizes}, h, new(Memory))
 		const mark = 0xfeedface
 		var out []byte
 		sent := 0
@@ -234,13 +223,76 @@ func FuzzFollow(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(rest, wire) {
-			t.Fatalf("%d bytes came through of %d, or others", len(rest), len(wire))
+		if !bytes.Equal(rest, control) {
+			t.Fatalf("%d bytes went on to yamux of %d, or others", len(rest), len(control))
 		}
 		if found > sent {
 			t.Fatalf("%d frames injected, %d came out", sent, found)
 		}
+		for id, want := range data {
+			st := h.streams[id]
+			if st.in.box.size != len(want) {
+				t.Fatalf("stream %d has %d bytes of %d", id, st.in.box.size, len(want))
+			}
+			got := make([]byte, 0, len(want))
+			for p := make([]byte, 1000); len(got) < len(want); {
+				n := st.consume(p[:1+len(got)%len(p)])
+				got = append(got, p[:n]...)
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatalf("stream %d got other bytes than were sent", id)
+			}
+		}
 	})
+}
+
+// hearing is a hearer with eight streams.
+type hearing struct{ streams map[uint32]*Stream }
+
+func newHearing() *hearing {
+	rec := newRecordConn(&wire{})
+	s := &Session{cfg: Config{}.withDefaults(), window: 64 << 20, out: newOutbound(rec, rec, func(error) {})}
+	h := &hearing{streams: make(map[uint32]*Stream)}
+	for id := range uint32(8) {
+		h.streams[id] = newStream(s)
+		h.streams[id].id = id
+	}
+	return h
+}
+
+func (h *hearing) opened(uint32) (bool, error) { return true, nil }
+func (h *hearing) find(id uint32) *Stream      { return h.streams[id] }
+func (h *hearing) broken(err error) error      { return err }
+
+// play makes frames as shape says, and what has to come of them.
+func (h *hearing) play(shape []byte) (wire, control []byte, data map[uint32][]byte) {
+	data = make(map[uint32][]byte)
+	for i := 0; i+1 < min(len(shape), 200); i += 2 {
+		kind, size, id := shape[i]%3, shape[i+1], uint32(shape[i]/3)%10 // some are not known
+		flags := []uint16{0, flagACK, flagSYN | flagACK}[int(size)%3]
+		switch kind {
+		case typeData:
+			n := int(size) * 3
+			if size > 200 {
+				n = int(size-200) * 1000
+			}
+			body := make([]byte, n)
+			pattern(int64(i)*1000, body)
+			wire = append(append(wire, muxControl(typeData, flags, id, uint32(n))...), body...)
+			if id < 8 {
+				data[id] = append(data[id], body...)
+			}
+		case typeWindow:
+			wire = append(wire, muxControl(typeWindow, flags, id, uint32(size))...)
+		case typePing: // an answer: questions are counted
+			ping := muxControl(typePing, flagACK, 0, uint32(i))
+			wire, control, flags = append(wire, ping...), append(control, ping...), 0
+		}
+		if flags != 0 {
+			control = append(control, muxControl(typeWindow, flags, id, 0)...)
+		}
+	}
+	return wire, control, data
 }
 
 // without parses frames, takes those of stream mark out and counts them.

@@ -1,54 +1,79 @@
 package tunnel
 
 import (
-	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A peer may ask whether we live this often, and a burst of this many times;
-// each question costs a goroutine in yamux.
 const (
+	// A peer may ask whether we live this often, and a burst of this many times;
+	// each question costs a goroutine in yamux.
 	pingRate  = 20 // a second
 	pingBurst = 100
+
+	// readSize is how much is read at once while nothing big comes in.
+	readSize = 4 << 10
+	// directRead is what must be missing of a frame for the rest to be read to
+	// where it stays.
+	directRead = 4 << 10
 )
 
 var (
 	errPingFlood = errors.New("peer floods the session with pings")
 	errNotMux    = errors.New("peer does not speak yamux")
 	errGoAway    = errors.New("peer ended the session for an error")
+	errMuxFault  = errors.New("peer broke the rules of yamux")
+	errOverrun   = fmt.Errorf("%w: it sent more than it has credit for", errMuxFault)
 )
 
-// inbound is what yamux reads from. It follows the frames as they go by, so
-// that it can give the local session a frame the peer never sent (a reset),
-// and it holds an error back until every reader has left the session.
+// hearer is told of the frames that come in, one after the other, before yamux
+// sees them. Nothing in it may wait for a peer.
+type hearer interface {
+	// opened hears that the peer opens a stream. It is false if the stream is
+	// refused; yamux then never hears of it.
+	opened(id uint32) (bool, error)
+	// find returns a stream, nil if it is not known (any more).
+	find(id uint32) *Stream
+	// broken hears, once, why nothing more comes in, and returns what yamux is
+	// told.
+	broken(err error) error
+}
+
+// inbound is what yamux reads from. The frames that open, acknowledge and end
+// streams go on to yamux; data goes to the streams themselves and never gets
+// there. So does a frame the peer never sent (a reset): inject.
 type inbound struct {
-	r       io.Reader
-	onEnd   func(error) error // called once by the reader; its error is returned
-	onReset func(id uint32)   // the peer reset a stream; called by the reader
-	start   time.Time
-	last    atomic.Int64 // nanoseconds after start at which the last byte came
+	r     io.Reader
+	h     hearer
+	mem   *Memory
+	start time.Time
+	last  atomic.Int64 // nanoseconds after start at which the last byte came
 
 	mu      sync.Mutex
 	pending []byte // whole frames for the local session
 
 	// Only the reader touches these.
 	goodbye bool   // the peer said that it ends the session
-	part    []byte // what is left of a pending frame
+	forMux  []byte // whole frames yamux has not read yet
+	buf     []byte
 	hdr     [muxHeader]byte
-	have    int    // bytes of hdr
-	body    uint32 // bytes of the current frame's body still to come
+	have    int     // bytes of hdr
+	body    uint32  // bytes of the current frame's body still to come
+	to      *Stream // whose it is; nil: nobody's
+	ends    bool    // the stream ends with the frame
+	asleep  *Stream // it got something, and its reader has not been told
 	err     error
 
 	pingBudget float64
 	pingSeen   time.Duration
 }
 
-func newInbound(r io.Reader, onEnd func(error) error, onReset func(id uint32)) *inbound {
-	return &inbound{r: r, onEnd: onEnd, onReset: onReset, start: time.Now(), pingBudget: pingBurst}
+func newInbound(r io.Reader, h hearer, mem *Memory) *inbound {
+	return &inbound{r: r, h: h, mem: mem, start: time.Now(), pingBudget: pingBurst}
 }
 
 // silence returns how long ago the last byte came in.
@@ -56,8 +81,7 @@ func (in *inbound) silence() time.Duration {
 	return time.Since(in.start) - time.Duration(in.last.Load())
 }
 
-// inject gives the local session a whole frame before the next one that comes
-// in.
+// inject gives the local session a whole frame, with the next one that comes in.
 func (in *inbound) inject(frame []byte) {
 	in.mu.Lock()
 	in.pending = append(in.pending, frame...)
@@ -71,65 +95,76 @@ func (in *inbound) waiting() bool {
 	return len(in.pending) > 0
 }
 
+// Read is where yamux waits. It returns when there is a frame for it.
 func (in *inbound) Read(p []byte) (int, error) {
-	if in.err != nil {
-		return 0, in.err
-	}
-	p, injected := in.next(p)
-	if injected > 0 {
-		return injected, nil
-	}
-	n, err := in.r.Read(p)
-	if n > 0 {
-		in.last.Store(int64(time.Since(in.start)))
-		if ferr := in.follow(p[:n]); ferr != nil {
-			n, err = 0, ferr
+	for {
+		in.mu.Lock()
+		in.forMux = append(in.forMux, in.pending...)
+		in.pending = in.pending[:0]
+		in.mu.Unlock()
+		if len(in.forMux) > 0 {
+			n := copy(p, in.forMux)
+			in.forMux = in.forMux[:copy(in.forMux, in.forMux[n:])]
+			return n, nil
+		}
+		if in.err != nil {
+			return 0, in.err
+		}
+		if err := in.receive(); err != nil {
+			in.tell()
+			in.err = in.h.broken(err)
 		}
 	}
-	if err != nil && n == 0 {
-		in.err = in.onEnd(err)
-		return 0, in.err
-	}
-	return n, nil // an error comes again with the next read
 }
 
-// next fills p from an injected frame, or returns how much of p may be read
-// from the connection: while a frame waits to be injected, not beyond the end
-// of the current one.
-func (in *inbound) next(p []byte) (room []byte, injected int) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(in.part) == 0 && len(in.pending) > 0 && in.have == 0 && in.body == 0 {
-		in.part, in.pending = in.pending, nil
+// receive reads once from the connection.
+func (in *inbound) receive() error {
+	if in.to != nil && in.body >= directRead {
+		return in.direct()
 	}
-	if len(in.part) > 0 {
-		n := copy(p, in.part)
-		in.part = in.part[n:]
-		return nil, n
+	if in.buf == nil {
+		in.buf = make([]byte, readSize)
 	}
-	if len(in.pending) > 0 {
-		left := muxHeader - in.have
-		if in.body > 0 {
-			left = int(min(in.body, 1<<20))
-		}
-		p = p[:min(len(p), left)]
+	n, err := in.r.Read(in.buf)
+	if n == 0 {
+		return err
 	}
-	return p, 0
+	in.last.Store(int64(time.Since(in.start)))
+	return in.parse(in.buf[:n]) // an error comes again with the next read
 }
 
-// follow keeps track of where frames begin and end. What would make yamux give
-// up is found here first, so that hold comes before its end.
-func (in *inbound) follow(p []byte) error {
-	for len(p) > 0 {
+// direct reads what is missing of a frame to where it stays.
+func (in *inbound) direct() error {
+	c := in.mem.lend(bigChunk)
+	n, err := in.r.Read(c.buf[:min(uint32(len(c.buf)), in.body)])
+	if n == 0 {
+		in.mem.takeBack(c)
+		return err
+	}
+	in.last.Store(int64(time.Since(in.start)))
+	c.w = n
+	if !in.to.deliverChunk(c) {
+		in.mem.takeBack(c)
+	}
+	in.got(n)
+	return nil
+}
+
+// parse follows the frames in b.
+func (in *inbound) parse(b []byte) error {
+	for len(b) > 0 {
 		if in.body > 0 {
-			n := int(min(in.body, uint32(len(p))))
-			in.body -= uint32(n)
-			p = p[n:]
+			n := int(min(in.body, uint32(len(b))))
+			if in.to != nil {
+				in.to.deliver(b[:n])
+			}
+			in.got(n)
+			b = b[n:]
 			continue
 		}
-		n := copy(in.hdr[in.have:], p)
+		n := copy(in.hdr[in.have:], b)
 		in.have += n
-		p = p[n:]
+		b = b[n:]
 		if in.have < muxHeader {
 			return nil
 		}
@@ -141,23 +176,86 @@ func (in *inbound) follow(p []byte) error {
 	return nil
 }
 
+// got notes that n bytes of a body were delivered.
+func (in *inbound) got(n int) {
+	in.asleep = in.to
+	in.body -= uint32(n)
+	if in.body > 0 {
+		return
+	}
+	in.tell()
+	if in.ends {
+		in.ends = false
+		in.to.peerFinished()
+	}
+	in.to = nil
+}
+
+// tell wakes the reader of what came in last. Within a frame that is left for
+// the moment at which nothing more is there to be read: recordConn calls it then.
+func (in *inbound) tell() {
+	if in.asleep != nil {
+		notify(in.asleep.in.ready)
+		in.asleep = nil
+	}
+}
+
+// header judges a frame by its header. What would make yamux give up is found
+// here first.
 func (in *inbound) header() error {
-	typ, flags := in.hdr[1], binary.BigEndian.Uint16(in.hdr[2:])
-	id, value := binary.BigEndian.Uint32(in.hdr[4:]), binary.BigEndian.Uint32(in.hdr[8:])
+	h := parseHeader(in.hdr[:])
 	switch {
-	case in.hdr[0] != muxVersion || typ > typeGoAway:
+	case in.hdr[0] != muxVersion || h.typ > typeGoAway:
 		return errNotMux
-	case typ == typeGoAway && value != 0:
+	case h.typ == typeGoAway && h.value != 0:
 		return errGoAway
-	case typ == typeGoAway:
+	case h.typ == typeGoAway:
 		in.goodbye = true
-	case typ == typeData:
-		in.body = value
-	case typ == typePing && flags&flagSYN != 0 && !in.mayPing():
+	case h.typ == typePing && h.flags&flagSYN != 0 && !in.mayPing():
 		return errPingFlood
 	}
-	if typ <= typeWindow && flags&flagRST != 0 {
-		in.onReset(id)
+	if h.typ > typeWindow {
+		in.forMux = append(in.forMux, in.hdr[:]...)
+		return nil
+	}
+	return in.ofStream(h)
+}
+
+// ofStream does what a frame of a stream says.
+func (in *inbound) ofStream(h muxHead) error {
+	if h.typ == typeData {
+		in.body = h.value
+	}
+	if h.flags&flagSYN != 0 {
+		if taken, err := in.h.opened(h.id); err != nil || !taken {
+			return err
+		}
+	}
+	if h.flags != 0 {
+		in.forMux = appendHeader(in.forMux, typeWindow, h.flags, h.id, 0)
+	} else if h.value == 0 {
+		return nil
+	}
+	st := in.h.find(h.id)
+	ends := h.flags&flagFIN != 0
+	switch {
+	case st == nil:
+		return nil // it was reset or closed here
+	case h.flags&flagRST != 0:
+		st.peerReset()
+		return nil
+	case h.typ == typeWindow:
+		st.addCredit(h.value)
+	case !st.admit(h.value):
+		return errOverrun
+	}
+	if ends && !st.mayFinish() {
+		return errMuxFault
+	}
+	if in.body > 0 {
+		in.to, in.ends = st, ends
+	} else if ends {
+		st.peerFinished()
 	}
 	return nil
 }

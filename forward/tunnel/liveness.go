@@ -76,6 +76,7 @@ func (l *liveness) progress(now time.Time, sent int64) {
 		return
 	}
 	wire := l.car.rec.written.Load()
+	kept := l.car.rec.kept.Load()
 	acked, left, known := delivery(l.car.raw)
 	if sent > l.sent || acked > l.acked {
 		l.since = now
@@ -86,7 +87,7 @@ func (l *liveness) progress(now time.Time, sent int64) {
 		return
 	}
 	if l.onWireAt == 0 {
-		l.onWireAt = wire
+		l.onWireAt = wire + kept
 	}
 	if !known || wire-left >= l.onWireAt {
 		l.delivered = true

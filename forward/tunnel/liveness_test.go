@@ -111,14 +111,12 @@ func TestStallWithinAFrameIsNoticed(t *testing.T) {
 	}
 	peer.send(typeData, 0, 1, 1000, make([]byte, 10)...)
 	eventually(t, "frame begun", func() bool { return s.in.silence() > 10*time.Millisecond })
-	shrunk := result(func() error { s.shrink(); return nil }) // what tidy does every few seconds
 	read := result(func() error { _, err := io.Copy(io.Discard, sts[0]); return err })
 	go peer.halt()
 	await(t, "end", s.Done())
 	if !errors.Is(s.Err(), ErrDead) {
 		t.Error(s.Err())
 	}
-	await(t, "shrink", shrunk)
 	lost(t, "reader", await(t, "reader", read))
 }
 
@@ -235,7 +233,7 @@ func TestOwnPauseKillsNobody(t *testing.T) {
 		defer a.Close()
 		defer b.Close()
 		car := Plain(a)
-		in, out := newInbound(car, nil, nil), newOutbound(car, car.rec, nil)
+		in, out := newInbound(car, nil, new(Memory)), newOutbound(car, car.rec, nil)
 		cfg := Config{}.withDefaults()
 		live := liveness{cfg: cfg, car: car, in: in, out: out, ticked: time.Now()}
 		tick := func() error { return live.tick(time.Now()) }

@@ -15,18 +15,29 @@ const (
 	flagACK = 2
 	flagFIN = 4
 	flagRST = 8
+
+	// initialCredit is what every stream has before any window update.
+	initialCredit = 256 << 10
 )
 
-func muxControl(typ byte, flags uint16, id, value uint32) []byte {
-	f := make([]byte, muxHeader)
-	f[1] = typ
-	binary.BigEndian.PutUint16(f[2:], flags)
-	binary.BigEndian.PutUint32(f[4:], id)
-	binary.BigEndian.PutUint32(f[8:], value)
-	return f
+func appendHeader(b []byte, typ byte, flags uint16, id, value uint32) []byte {
+	b = append(b, muxVersion, typ)
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint32(b, id)
+	return binary.BigEndian.AppendUint32(b, value)
 }
 
-// isDataHeader tells whether p is a yamux data header that announces a body.
-func isDataHeader(p []byte) bool {
-	return len(p) == muxHeader && p[0] == 0 && p[1] == typeData && binary.BigEndian.Uint32(p[8:]) != 0
+func muxControl(typ byte, flags uint16, id, value uint32) []byte {
+	return appendHeader(make([]byte, 0, muxHeader), typ, flags, id, value)
+}
+
+// muxHead is the header of a frame.
+type muxHead struct {
+	typ       byte
+	flags     uint16
+	id, value uint32
+}
+
+func parseHeader(h []byte) muxHead {
+	return muxHead{h[1], binary.BigEndian.Uint16(h[2:]), binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[8:])}
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -11,6 +12,9 @@ const (
 	// batchLimit bounds what waits for the connection. Larger brings nothing:
 	// it no longer fits the second-level cache.
 	batchLimit = 256 << 10
+	// controlLimit bounds what control frames may add to that: they do not wait
+	// for room. Only a peer that reads nothing and asks for much gets there.
+	controlLimit = 256 << 10
 	// inlineLimit is the size up to which a frame on a quiet connection is
 	// written by the caller itself, which spares handing it to the flusher.
 	inlineLimit = 4 << 10
@@ -21,26 +25,27 @@ const (
 	companyWait = 500 * time.Microsecond
 )
 
-// outbound is what yamux writes to. Write puts bytes into a bounded buffer and
-// returns; what gathers while one write to the connection is under way goes
-// out together with the next. A header never goes out without its body, a
-// frame that only opens or acknowledges a stream waits a moment for company,
-// and a small frame on a quiet connection is written by the caller at once.
+var errUnread = errors.New("peer reads nothing of what it asks for")
+
+// outbound is where frames go out. Whole frames are put into a bounded buffer;
+// what gathers while one write to the connection is under way goes out together
+// with the next. A frame that only opens or acknowledges a stream waits a moment
+// for company, and a small frame on a quiet connection is written by the caller
+// at once.
 type outbound struct {
 	w   io.Writer   // TLS, or the bare connection
 	rec *recordConn // beneath w
 
 	onError func(error) // called once, without locks held
 
-	mu     sync.Mutex
-	room   *sync.Cond
-	buf    []byte
-	spare  []byte
-	busy   bool // somebody writes to w, or the flusher was told to
-	header bool // the last 12 bytes of buf are a data header whose body is next
-	last   time.Time
-	err    error
-	expect int // length of a body after which its stream's end follows at once; 0: none
+	mu    sync.Mutex
+	room  *sync.Cond // writers wait here, the first comes first
+	idle  *sync.Cond // drain waits here
+	buf   []byte
+	spare []byte
+	busy  bool // somebody writes to w, or the flusher was told to
+	last  time.Time
+	err   error
 
 	queued int64 // bytes ever put into buf
 	sent   int64 // bytes ever written to w
@@ -53,67 +58,85 @@ type outbound struct {
 
 func newOutbound(w io.Writer, rec *recordConn, onError func(error)) *outbound {
 	o := &outbound{w: w, rec: rec, onError: onError, wake: make(chan struct{}, 1)}
-	o.room = sync.NewCond(&o.mu)
+	o.room, o.idle = sync.NewCond(&o.mu), sync.NewCond(&o.mu)
 	o.timer = time.AfterFunc(time.Hour, o.companyMissed)
 	o.timer.Stop()
 	return o
 }
 
-// Write never fails: after an error it takes everything and drops it, so that
-// writers are let go and only the reading side ends the session (see hold in
-// session.go).
-func (o *outbound) Write(p []byte) (int, error) {
+// frame sends a frame of data, of muxFrame bytes at most. It waits while the
+// connection is full. company says that something is sure to follow at once.
+// After an error everything is taken and dropped.
+func (o *outbound) frame(id uint32, body []byte, company bool) {
 	o.mu.Lock()
-	own := 0 // the header kept back for this very body must not make it wait
-	if o.header {
-		own = muxHeader
-	}
-	for len(o.buf) > own && len(o.buf)+len(p) > batchLimit && o.err == nil {
+	for len(o.buf) > 0 && len(o.buf)+muxHeader+len(body) > batchLimit && o.err == nil {
 		o.kick()
 		o.room.Wait()
 	}
 	if o.err != nil {
 		o.mu.Unlock()
-		return len(p), nil //nolint:nilerr // see above
+		return
+	}
+	o.buf = appendHeader(o.buf, typeData, 0, id, uint32(len(body)))
+	o.buf = append(o.buf, body...)
+	o.queued += int64(muxHeader + len(body))
+	o.room.Signal() // there may be room for another
+	o.leave(company, true)
+}
+
+// Write sends a control frame, as yamux does. It never fails, and does not wait.
+func (o *outbound) Write(p []byte) (int, error) {
+	o.control(p, opens(p))
+	return len(p), nil
+}
+
+// inject sends a control frame of our own and returns the position of its end
+// in all that was ever queued.
+func (o *outbound) inject(frame []byte) (queued int64) { return o.control(frame, false) }
+
+func (o *outbound) control(p []byte, company bool) (queued int64) {
+	o.mu.Lock()
+	if o.err != nil {
+		defer o.mu.Unlock()
+		return o.queued
+	}
+	if len(o.buf)+len(p) > batchLimit+controlLimit {
+		o.err = errUnread
+		o.mu.Unlock()
+		o.report(errUnread)
+		return 0
 	}
 	o.buf = append(o.buf, p...)
 	o.queued += int64(len(p))
-	if !o.header && isDataHeader(p) {
-		o.header = true
-		o.mu.Unlock()
-		return len(p), nil
+	queued = o.queued
+	o.leave(company, false)
+	return queued
+}
+
+// opens tells whether p only opens or acknowledges a stream: then data is sure
+// to follow soon.
+func opens(p []byte) bool {
+	if len(p) != muxHeader || p[1] != typeWindow {
+		return false
 	}
-	body := o.header
-	o.header = false
-	company := o.hasCompany(p, body)
+	flags := binary.BigEndian.Uint16(p[2:])
+	return flags&(flagSYN|flagACK) != 0 && flags&(flagFIN|flagRST) == 0
+}
+
+// leave sees to it that buf is written, by the caller if it may wait or does not
+// have to. It is called with mu held and returns without.
+func (o *outbound) leave(company, mayWait bool) {
 	switch {
 	case o.busy: // goes with the next flush
 	case company:
 		o.waitForCompany()
-	case len(o.buf) <= inlineLimit && body && o.quiet():
+	case len(o.buf) <= inlineLimit && (mayWait || o.rec.prompt()) && o.quiet():
 		o.writeInline()
-		return len(p), nil
+		return
 	default:
 		o.kick()
 	}
 	o.mu.Unlock()
-	return len(p), nil
-}
-
-// hasCompany tells whether another frame is sure to follow p soon.
-func (o *outbound) hasCompany(p []byte, body bool) bool {
-	if body {
-		if o.expect != 0 && len(p) == o.expect {
-			o.expect = 0
-			return true
-		}
-		return false
-	}
-	flags := uint16(0)
-	if len(p) == muxHeader && p[1] == typeWindow {
-		flags = binary.BigEndian.Uint16(p[2:])
-	}
-	return flags&(flagSYN|flagACK) != 0 && flags&(flagFIN|flagRST) == 0
 }
 
 func (o *outbound) quiet() bool {
@@ -123,50 +146,34 @@ func (o *outbound) quiet() bool {
 	return q
 }
 
-// expectEnd says that the next body of n bytes is followed at once by the
-// frame that ends its stream; 0 takes it back.
-func (o *outbound) expectEnd(n int) {
-	o.mu.Lock()
-	o.expect = n
-	o.mu.Unlock()
-}
-
-// writeInline writes buf from the caller. It is called with mu held and
-// returns without.
+// writeInline writes buf from the caller. Where it can, it does not wait: what the
+// kernel does not take at once is left to the flusher. It is called with mu held and returns
+// without.
 func (o *outbound) writeInline() {
 	o.busy = true
-	b := o.take(len(o.buf))
+	b := o.take()
 	o.mu.Unlock()
-	err := o.write(b)
+	o.rec.hold()
+	_, err := o.w.Write(b)
+	kept := o.rec.tryFlush()
 	o.mu.Lock()
 	o.written(b, err)
-	if o.pending() > 0 && o.err == nil {
+	if o.err == nil && (kept || len(o.buf) > 0) {
 		o.wakeFlusher() // stays busy
 	} else {
 		o.busy = false
+		o.idle.Broadcast()
 	}
-	o.room.Broadcast()
 	o.mu.Unlock()
 	o.report(err)
 }
 
-// pending returns how many bytes may be written now: all but a header whose
-// body has not come yet.
-func (o *outbound) pending() int {
-	if o.header {
-		return len(o.buf) - muxHeader
-	}
-	return len(o.buf)
-}
-
-// take removes the first n bytes of buf and returns them.
-func (o *outbound) take(n int) []byte {
+// take empties buf and returns what it held.
+func (o *outbound) take() []byte {
 	b := o.buf
-	rest := b[n:]
-	o.buf = append(o.spare[:0], rest...)
-	o.spare = nil
+	o.buf, o.spare = o.spare[:0], nil
 	o.stopTimer()
-	return b[:n]
+	return b
 }
 
 func (o *outbound) written(b []byte, err error) {
@@ -175,18 +182,18 @@ func (o *outbound) written(b []byte, err error) {
 		if o.err == nil {
 			o.err = err
 		}
+		o.room.Broadcast()
 		return
 	}
 	o.sent += int64(len(b))
 }
 
-func (o *outbound) write(b []byte) error {
-	if len(b) <= 16<<10 {
-		_, err := o.w.Write(b)
-		return err
-	}
+// flush writes b, and what an earlier write kept back.
+func (o *outbound) flush(b []byte) (err error) {
 	o.rec.hold()
-	_, err := o.w.Write(b)
+	if len(b) > 0 {
+		_, err = o.w.Write(b)
+	}
 	if ferr := o.rec.flush(); err == nil {
 		err = ferr
 	}
@@ -197,25 +204,6 @@ func (o *outbound) report(err error) {
 	if err != nil {
 		o.onError(err)
 	}
-}
-
-// inject puts a whole control frame between two frames.
-func (o *outbound) inject(frame []byte) (queued int64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
-		return o.queued
-	}
-	o.buf = append(o.buf, frame...)
-	o.queued += int64(len(frame))
-	if o.header { // before the header that waits for its body
-		at := len(o.buf) - len(frame) - muxHeader
-		hdr := [muxHeader]byte(o.buf[at:])
-		copy(o.buf[at:], frame)
-		copy(o.buf[at+len(frame):], hdr[:])
-	}
-	o.kick()
-	return o.queued
 }
 
 // kick sets the flusher to work. Called with mu held.
@@ -266,17 +254,13 @@ func (o *outbound) companyMissed() {
 func (o *outbound) run() {
 	for range o.wake {
 		o.mu.Lock()
-		for o.err == nil {
-			n := o.pending()
-			if n == 0 {
-				break
-			}
-			b := o.take(n)
+		for first := true; o.err == nil && (first || len(o.buf) > 0); first = false {
+			b := o.take()
+			o.room.Signal()
 			o.mu.Unlock()
-			err := o.write(b)
+			err := o.flush(b)
 			o.mu.Lock()
 			o.written(b, err)
-			o.room.Broadcast()
 			if err != nil {
 				o.mu.Unlock()
 				o.report(err)
@@ -284,7 +268,7 @@ func (o *outbound) run() {
 			}
 		}
 		o.busy = false
-		o.room.Broadcast()
+		o.idle.Broadcast()
 		o.mu.Unlock()
 	}
 }
@@ -297,6 +281,7 @@ func (o *outbound) fail(err error) {
 	}
 	o.stopTimer()
 	o.room.Broadcast()
+	o.idle.Broadcast()
 	o.mu.Unlock()
 }
 
@@ -320,13 +305,13 @@ func (o *outbound) drain(timeout time.Duration) bool {
 	t := time.AfterFunc(timeout, func() {
 		o.mu.Lock()
 		late = true
-		o.room.Broadcast()
+		o.idle.Broadcast()
 		o.mu.Unlock()
 	})
 	defer t.Stop()
-	for (o.pending() > 0 || o.busy) && o.err == nil && !late {
+	for (len(o.buf) > 0 || o.busy) && o.err == nil && !late {
 		o.kick()
-		o.room.Wait()
+		o.idle.Wait()
 	}
 	return o.err == nil && !late
 }

@@ -55,14 +55,14 @@ func (w *wire) Close() error {
 
 // outboundOn returns an outbound that runs on w, and what ends it.
 func outboundOn(w net.Conn) (o *outbound, stop func()) {
-	rec := &recordConn{Conn: w}
+	rec := newRecordConn(w)
 	o = newOutbound(rec, rec, func(error) {})
 	done := make(chan struct{})
 	go func() { defer close(done); o.run() }()
 	return o, func() { o.fail(net.ErrClosed); o.close(); <-done }
 }
 
-// checkOutbound plays a schedule: one goroutine writes frames as yamux does,
+// checkOutbound plays a schedule: one goroutine writes frames,
 // others inject, and the connection takes its time.
 func checkOutbound(t *testing.T, seed uint64, frames int) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
@@ -73,7 +73,7 @@ func checkOutbound(t *testing.T, seed uint64, frames int) {
 		time.Sleep(time.Duration(pauses.IntN(400)) * time.Microsecond)
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		if limit := batchLimit + muxHeader + 10*muxHeader; len(o.buf) > limit {
+		if limit := batchLimit + 60*muxHeader; len(o.buf) > limit {
 			t.Errorf("%d bytes wait, want at most %d", len(o.buf), limit)
 		}
 	}}
@@ -100,21 +100,11 @@ func checkOutbound(t *testing.T, seed uint64, frames int) {
 			o.Write(f)
 			continue
 		}
-		n := []int{1, 4, 12, 100, inlineLimit - muxHeader, inlineLimit, muxFrame, batchLimit, batchLimit + 1}[rnd.IntN(9)]
-		if n >= batchLimit && rnd.IntN(4) > 0 {
-			n = 1 + rnd.IntN(5000)
-		}
-		if rnd.IntN(4) == 0 {
-			o.expectEnd(n)
-		}
+		n := []int{1, 4, 12, 100, inlineLimit - muxHeader, inlineLimit, 5000, muxFrame, muxFrame}[rnd.IntN(9)]
 		h := muxControl(typeData, 0, uint32(i), uint32(n))
 		body := bytes.Repeat([]byte{byte(i)}, n)
-		if n == muxHeader {
-			copy(body, muxControl(typeData, 0, 0, 77)) // looks like a header
-		}
 		want = append(append(want, h...), body...)
-		o.Write(h)
-		o.Write(body)
+		o.frame(uint32(i), body, rnd.IntN(4) == 0)
 	}
 	n := <-injected
 	if !o.drain(time.Hour) {
@@ -180,33 +170,48 @@ func TestFrameThatExpectsCompanyLeavesAlone(t *testing.T) {
 	})
 }
 
-func TestBigWriteNextToInjectedFrames(t *testing.T) {
+func TestDataNextToInjectedFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := make(chan struct{})
 		w := &wire{before: func() { <-open }}
 		o, stop := outboundOn(w)
 		defer stop()
-		write := func(n int) {
-			o.Write(muxControl(typeData, 0, 1, uint32(n)))
-			o.Write(make([]byte, n))
+		done := make(chan struct{}, 10)
+		for i := range cap(done) {
+			go func() { o.frame(uint32(i), make([]byte, muxFrame), false); done <- struct{}{} }()
 		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for range 10 {
-				write(batchLimit) // as large as the bound, with its header larger
-			}
-		}()
 		synctest.Wait()
 		for range 100 {
-			o.inject(muxControl(typeWindow, flagRST, 9, 0))
+			o.inject(muxControl(typeWindow, flagRST, 99, 0))
 		}
 		close(open)
-		<-done
+		for range cap(done) {
+			<-done
+		}
 		o.drain(time.Minute)
-		rest, found, err := without(bytes.Join(w.writes, nil), 9)
-		if err != nil || found != 100 || len(rest) != 10*(batchLimit+muxHeader) {
+		rest, found, err := without(bytes.Join(w.writes, nil), 99)
+		if err != nil || found != 100 || len(rest) != 10*(muxFrame+muxHeader) {
 			t.Errorf("%d bytes, %d injected, %v", len(rest), found, err)
+		}
+	})
+}
+
+// A peer that reads nothing and has much to be told ends its session, and fills
+// no memory.
+func TestControlFramesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(chan struct{})
+		defer close(open)
+		reported := make(chan error, 10)
+		rec := newRecordConn(&wire{before: func() { <-open }})
+		o := newOutbound(rec, rec, func(err error) { reported <- err })
+		go o.run()
+		defer o.close()
+		for range 2 * (batchLimit + controlLimit) / muxHeader {
+			o.inject(muxControl(typeWindow, 0, 1, 1))
+		}
+		if err := <-reported; !errors.Is(err, errUnread) || len(reported) != 0 || len(o.buf) > batchLimit+controlLimit {
+			t.Errorf("%v, %d more errors, %d bytes", err, len(reported), len(o.buf))
 		}
 	})
 }
@@ -216,13 +221,13 @@ func TestOutboundErrorLetsWritersGo(t *testing.T) {
 		broken := errors.New("broken")
 		w := &wire{fail: broken, before: func() { time.Sleep(time.Second) }}
 		reported := make(chan error, 10)
-		rec := &recordConn{Conn: w}
+		rec := newRecordConn(w)
 		o := newOutbound(rec, rec, func(err error) { reported <- err })
 		ended := make(chan struct{})
 		go func() { defer close(ended); o.run() }()
 		for range 100 {
-			o.Write(muxControl(typeData, 0, 1, muxFrame))
-			if _, err := o.Write(make([]byte, muxFrame)); err != nil {
+			o.frame(1, make([]byte, muxFrame), false)
+			if _, err := o.Write(muxControl(typeWindow, 0, 1, 0)); err != nil {
 				t.Fatal("yamux must not learn of it here: ", err)
 			}
 		}

@@ -21,7 +21,7 @@ func TestRecordsAreGathered(t *testing.T) {
 	for seed := range uint64(8) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		w := &wire{}
-		c := &recordConn{Conn: w}
+		c := newRecordConn(w)
 		var want []byte
 		for range 20 {
 			held := rnd.IntN(2) == 0
@@ -69,7 +69,7 @@ func TestReadAheadGivesOutWhatCame(t *testing.T) {
 		if seed%2 == 0 {
 			r = &chunks{data: data, sizes: sizes}
 		}
-		c := &recordConn{Conn: &script{r: r}}
+		c := newRecordConn(&script{r: r})
 		var got []byte
 		for {
 			p := make([]byte, 1+rnd.IntN(20<<10))
@@ -93,7 +93,7 @@ func TestReadAheadGivesOutWhatCame(t *testing.T) {
 
 func TestReadAheadComesWithBulkAndGoesWithCalm(t *testing.T) {
 	s := &script{r: bytes.NewReader(make([]byte, 1<<20))}
-	c := &recordConn{Conn: s}
+	c := newRecordConn(s)
 	p := make([]byte, 16<<10)
 	for range 40 {
 		if _, err := io.ReadFull(c, p); err != nil {

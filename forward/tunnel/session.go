@@ -2,12 +2,14 @@ package tunnel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/yamux"
 )
@@ -46,21 +48,22 @@ func (e *lostError) Is(target error) bool {
 // breaks, when the peer breaks the protocol, or when the peer is gone; Done
 // tells, and Err says why.
 type Session struct {
-	cfg Config
-	car *Carrier
-	in  *inbound
-	out *outbound
-	mux *yamux.Session
+	cfg    Config
+	car    *Carrier
+	in     *inbound
+	out    *outbound
+	mux    *yamux.Session
+	window int // credit that a stream's sender gets
 
-	ops      atomic.Int64  // reads and writes under way
-	left     chan struct{} // tells that ops fell after the end
-	held     chan struct{} // closed when yamux may learn that the connection is gone
-	heldOnce sync.Once
+	peerParity uint32 // of the ids of streams the peer opens
+
+	turn sync.Mutex // held while a stream is opened: one SYN at a time
 
 	mu        sync.Mutex
-	streams   map[*Stream]struct{}
-	byID      map[uint32]*Stream
-	lingering map[*Stream]parting
+	streams   map[uint32]*Stream // from their SYN on
+	count     int                // streams, those included whose SYN was not sent yet
+	opening   *Stream            // whose SYN goes by next
+	lingering map[*Stream]time.Time
 	nudge     chan struct{} // a stream began to linger
 
 	dead    atomic.Pointer[lostError]
@@ -74,28 +77,29 @@ type Session struct {
 // NewSession takes c over and starts a session on it. client must be true at
 // exactly one end: the one that dialled.
 func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
+	cfg = cfg.withDefaults()
 	s := &Session{
-		cfg:       cfg.withDefaults(),
+		cfg:       cfg,
 		car:       c,
-		streams:   make(map[*Stream]struct{}),
-		byID:      make(map[uint32]*Stream),
-		lingering: make(map[*Stream]parting),
-		left:      make(chan struct{}, 1),
-		held:      make(chan struct{}),
+		window:    int(cfg.window(c.RoundTrip())),
+		streams:   make(map[uint32]*Stream),
+		lingering: make(map[*Stream]time.Time),
 		nudge:     make(chan struct{}, 1),
 		done:      make(chan struct{}),
 	}
 	s.out = newOutbound(c.Conn, c.rec, s.fail)
-	s.in = newInbound(c.Conn, s.hold, s.peerReset)
-	start := yamux.Server
+	s.in = newInbound(c.Conn, s, cfg.Memory)
+	c.rec.onWait = s.in.tell
+	start, parity := yamux.Server, uint32(1)
 	if client {
-		start = yamux.Client
+		start, parity = yamux.Client, 0
 	}
+	s.peerParity = parity
 	s.wg.Add(3)
 	go func() { defer s.wg.Done(); s.out.run() }()
 	go func() { defer s.wg.Done(); s.watch() }()
 	go func() { defer s.wg.Done(); s.tidy() }()
-	mux, err := start(muxConn{s}, s.cfg.mux(c.RoundTrip(), muxLog{s}))
+	mux, err := start(muxConn{s}, s.cfg.mux(uint32(s.window)))
 	if err != nil {
 		s.fail(err)
 		s.wg.Wait()
@@ -105,89 +109,60 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 	return s, nil
 }
 
-// muxConn is the connection as yamux sees it.
+// muxConn is the connection as yamux sees it: without the data.
 type muxConn struct{ s *Session }
 
-func (c muxConn) Read(p []byte) (int, error)  { return c.s.in.Read(p) }
-func (c muxConn) Write(p []byte) (int, error) { return c.s.out.Write(p) }
-func (c muxConn) Close() error                { c.s.fail(net.ErrClosed); return nil }
+func (c muxConn) Read(p []byte) (int, error) { return c.s.in.Read(p) }
 
-// enter begins an operation inside yamux, leave ends it.
-func (s *Session) enter() error {
-	s.ops.Add(1)
-	if d := s.dead.Load(); d != nil {
-		s.leave()
-		return d
+func (c muxConn) Write(p []byte) (int, error) {
+	if len(p) == muxHeader && p[1] <= typeWindow && binary.BigEndian.Uint16(p[2:])&flagSYN != 0 {
+		c.s.sentSYN(binary.BigEndian.Uint32(p[4:]))
 	}
-	return nil
+	return c.s.out.Write(p)
 }
 
-func (s *Session) leave() {
-	if s.ops.Add(-1) <= stragglers && s.dead.Load() != nil {
-		select {
-		case s.left <- struct{}{}:
-		default:
-		}
-	}
-}
+// Close is called by yamux when it gives up.
+func (c muxConn) Close() error { c.s.fail(errMuxFault); return nil }
 
 // Open opens a stream. It does not wait for the peer to accept it; what is
 // written is sent along. The caller closes the stream.
 func (s *Session) Open(ctx context.Context) (*Stream, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("open stream to %s: %w", s.car.RemoteAddr(), context.Cause(ctx))
+	}
 	st := newStream(s)
 	if err := s.add(st); err != nil {
 		return nil, err
 	}
-	if err := s.enter(); err != nil {
-		s.remove(st)
-		return nil, err
-	}
-	type result struct {
-		ys  *yamux.Stream
-		err error
-	}
-	opened := make(chan result, 1)
-	var settled atomic.Bool // who comes second sees to what is left
-	s.spawn(func() {        // sending waits while the connection is congested, and knows no context
-		defer s.leave()
-		ys, err := s.mux.OpenStream()
-		opened <- result{ys, err}
-		if settled.Swap(true) {
-			s.disown(st, ys)
-		}
-	})
-	select {
-	case r := <-opened:
-		return s.opened(st, r.ys, r.err)
-	case <-ctx.Done():
-		if settled.Swap(true) {
-			r := <-opened
-			return s.opened(st, r.ys, r.err)
-		}
-		return nil, fmt.Errorf("open stream to %s: %w", s.car.RemoteAddr(), context.Cause(ctx))
-	}
-}
-
-func (s *Session) opened(st *Stream, ys *yamux.Stream, err error) (*Stream, error) {
+	// Nothing in here waits for the connection: control frames always have room.
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.mu.Lock()
+	s.opening = st
+	s.mu.Unlock()
+	ys, err := s.mux.OpenStream()
 	if err != nil {
 		s.remove(st)
 		return nil, s.translate(err)
 	}
-	st.attach(ys)
+	st.ys = ys
 	return st, nil
 }
 
-// disown ends a stream nobody waits for any more. ys is nil if it did not open.
-func (s *Session) disown(st *Stream, ys *yamux.Stream) {
-	if ys != nil {
-		st.attach(ys)
-		_ = st.Reset()
+// sentSYN hears that yamux opens a stream, before anything can come in for it.
+func (s *Session) sentSYN(id uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.opening
+	s.opening = nil
+	if st == nil || !st.known {
+		return
 	}
-	s.remove(st)
+	st.id = id
+	s.streams[id] = st
 }
 
-// Accept waits for a stream the peer opened. A stream beyond MaxStreams is
-// reset and not returned. The caller closes the stream.
+// Accept waits for a stream the peer opened. The caller closes the stream.
 func (s *Session) Accept(ctx context.Context) (*Stream, error) {
 	for {
 		if d := s.dead.Load(); d != nil {
@@ -200,17 +175,10 @@ func (s *Session) Accept(ctx context.Context) (*Stream, error) {
 			}
 			return nil, s.translate(err)
 		}
-		st := newStream(s)
-		st.attach(ys)
-		if err := s.add(st); err != nil {
-			s.remove(st)
-			if !errors.Is(err, ErrTooManyStreams) {
-				return nil, err
-			}
-			s.abort(ys.StreamID())
-			continue
+		if st := s.find(ys.StreamID()); st != nil {
+			st.ys = ys
+			return st, nil
 		}
-		return st, nil
 	}
 }
 
@@ -229,45 +197,64 @@ func (s *Session) Serve(ctx context.Context, handle func(*Stream)) error {
 	}
 }
 
-// spawn runs f in a goroutine that Close waits for.
-func (s *Session) spawn(f func()) {
-	s.mu.Lock() // orders this before the Wait in Close
-	s.wg.Add(1)
-	s.mu.Unlock()
-	go func() { defer s.wg.Done(); f() }()
-}
-
+// add counts a stream in, if there is room for it.
 func (s *Session) add(st *Stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d := s.dead.Load(); d != nil {
 		return d
 	}
-	if len(s.streams) >= s.cfg.MaxStreams {
-		return fmt.Errorf("%w: %d are open", ErrTooManyStreams, len(s.streams))
+	if s.count >= s.cfg.MaxStreams {
+		return fmt.Errorf("%w: %d are open", ErrTooManyStreams, s.count)
 	}
-	s.streams[st] = struct{}{}
+	s.count++
+	st.known = true
 	return nil
 }
 
-// peerReset hears that the peer reset a stream.
-func (s *Session) peerReset(id uint32) {
-	s.mu.Lock()
-	st := s.byID[id]
-	s.mu.Unlock()
-	if st != nil {
-		st.goneOnce.Do(func() { close(st.gone) })
+// opened hears that the peer opens a stream. One too many is reset.
+func (s *Session) opened(id uint32) (bool, error) {
+	if id == 0 || id%2 != s.peerParity {
+		return false, errMuxFault
 	}
+	st := newStream(s)
+	st.id = id
+	s.mu.Lock()
+	_, twice := s.streams[id]
+	room := s.count < s.cfg.MaxStreams
+	if !twice && room {
+		s.count++
+		st.known = true
+		s.streams[id] = st
+	}
+	s.mu.Unlock()
+	switch {
+	case twice:
+		return false, errMuxFault
+	case !room:
+		s.out.inject(muxControl(typeWindow, flagRST, id, 0))
+	}
+	return room, nil
+}
+
+func (s *Session) find(id uint32) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams[id]
 }
 
 func (s *Session) remove(st *Stream) {
 	s.mu.Lock()
-	delete(s.streams, st)
-	if st.ys != nil {
-		delete(s.byID, st.ys.StreamID())
+	defer s.mu.Unlock()
+	if !st.known {
+		return
+	}
+	st.known = false
+	s.count--
+	if s.streams[st.id] == st {
+		delete(s.streams, st.id)
 	}
 	delete(s.lingering, st)
-	s.mu.Unlock()
 }
 
 // abort resets a stream at both ends: a frame goes to the peer, and the same
@@ -295,7 +282,7 @@ func (s *Session) Err() error {
 func (s *Session) NumStreams() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.streams)
+	return s.count
 }
 
 // RemoteAddr returns the address of the peer.

@@ -1,21 +1,6 @@
 package tunnel
 
-import (
-	"time"
-)
-
-const (
-	sweepFirst = 2 * time.Millisecond   // a stream that lingers is looked after so soon,
-	sweepLast  = 200 * time.Millisecond // then ever more seldom, down to this
-	shrinkIdle = 5 * time.Second        // a stream nobody read from for this long gives its buffer back
-)
-
-// parting says when a stream that was closed here is looked after.
-type parting struct {
-	until time.Time // then its peer is reset
-	next  time.Time
-	pause time.Duration
-}
+import "time"
 
 // watch keeps an eye on the peer until the session ends. Nothing in it may
 // wait for the connection.
@@ -42,35 +27,27 @@ func (s *Session) watch() {
 	}
 }
 
-// tidy looks after streams until the session ends: has the peer ended those
-// that were closed here, which are idle. It may have to wait for yamux, which
-// may wait for the connection.
+// tidy looks after the streams that were closed here until the session ends: a
+// peer that does not end them too in time is reset.
 func (s *Session) tidy() {
-	idle := time.NewTicker(shrinkIdle)
-	defer idle.Stop()
 	sweep := time.NewTimer(time.Hour)
 	sweep.Stop()
 	defer sweep.Stop()
-	var at time.Time // when sweep will fire; zero: not at all
+	pause := max(s.cfg.Linger/8, time.Millisecond)
+	runs := false
 	for {
 		select {
 		case <-s.done:
 			return
 		case <-s.nudge:
-			// Whoever comes while the timer runs must not put it off.
-			if now := time.Now(); at.IsZero() || at.Sub(now) > sweepFirst {
-				at = now.Add(sweepFirst)
-				sweep.Reset(sweepFirst)
+			if !runs {
+				runs = true
+				sweep.Reset(pause)
 			}
-		case <-sweep.C:
-			at = time.Time{}
-			now := time.Now()
-			if again, left := s.sweep(now); left {
-				at = now.Add(again)
-				sweep.Reset(again)
+		case now := <-sweep.C:
+			if runs = s.sweep(now); runs {
+				sweep.Reset(pause)
 			}
-		case <-idle.C:
-			s.shrink()
 		}
 	}
 }
@@ -78,75 +55,33 @@ func (s *Session) tidy() {
 // linger hands a stream that was ended here to tidy, until its peer has ended
 // it too.
 func (s *Session) linger(st *Stream) {
-	now := time.Now()
 	s.mu.Lock()
-	if _, known := s.streams[st]; known {
-		s.lingering[st] = parting{until: now.Add(s.cfg.Linger), next: now, pause: sweepFirst}
+	first := len(s.lingering) == 0
+	if st.known {
+		s.lingering[st] = time.Now().Add(s.cfg.Linger)
 	}
 	s.mu.Unlock()
-	select {
-	case s.nudge <- struct{}{}:
-	default:
+	if first {
+		notify(s.nudge)
 	}
 }
 
-// sweep discards what came for streams that were ended here, forgets those
-// the peer has ended and resets those it had time enough to. It tells whether
-// any are left and when to come again.
-func (s *Session) sweep(now time.Time) (again time.Duration, left bool) {
-	for st, p := range s.due(now) {
-		switch {
-		case st.ended():
-			s.remove(st)
-		case now.After(p.until):
-			s.abort(st.ID())
-			s.remove(st)
-		}
-	}
+// sweep resets the streams whose peers had time enough to end them. It tells
+// whether any are left.
+func (s *Session) sweep(now time.Time) (left bool) {
+	var late []*Stream
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	again = sweepLast
-	for _, p := range s.lingering {
-		again = min(again, max(sweepFirst, p.next.Sub(now)))
-	}
-	return again, len(s.lingering) > 0
-}
-
-// due returns the streams whose turn it is and says when it is again.
-func (s *Session) due(now time.Time) map[*Stream]parting {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	due := make(map[*Stream]parting)
-	for st, p := range s.lingering {
-		if p.next.After(now) {
-			continue
-		}
-		due[st] = p
-		p.next = now.Add(p.pause)
-		p.pause = min(2*p.pause, sweepLast)
-		s.lingering[st] = p
-	}
-	return due
-}
-
-// shrink gives back the buffers of streams nobody has read from since the last
-// time. yamux keeps them at their largest for the life of a stream. It waits
-// for a frame that is just coming in.
-func (s *Session) shrink() {
-	s.mu.Lock()
-	var idle []*Stream
-	for st := range s.streams {
-		switch {
-		case st.ys == nil:
-		case st.touched.Swap(false):
-			st.slim = false
-		case !st.slim:
-			st.slim = true
-			idle = append(idle, st)
+	for st, until := range s.lingering {
+		if now.After(until) {
+			late = append(late, st)
 		}
 	}
 	s.mu.Unlock()
-	for _, st := range idle {
-		st.ys.Shrink()
+	for _, st := range late {
+		s.abort(st.id)
+		s.remove(st)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lingering) > 0
 }

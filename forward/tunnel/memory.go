@@ -1,0 +1,145 @@
+package tunnel
+
+import "sync"
+
+const (
+	// smallChunk holds what a request or an answer is made of, bigChunk one full
+	// TLS record.
+	smallChunk = 2 << 10
+	bigChunk   = 16 << 10
+)
+
+// Memory is what the sessions of a process share: the buffers of what came in
+// and was not read yet. The zero value is ready. It must not be copied.
+type Memory struct {
+	small, big sync.Pool // of *chunk
+}
+
+// chunk is a piece of what came in.
+type chunk struct {
+	next *chunk
+	r, w int // what is in buf and not read yet
+	buf  []byte
+}
+
+func (m *Memory) lend(size int) *chunk {
+	pool := &m.small
+	if size > smallChunk {
+		pool, size = &m.big, bigChunk
+	} else {
+		size = smallChunk
+	}
+	if c, ok := pool.Get().(*chunk); ok {
+		return c
+	}
+	return &chunk{buf: make([]byte, size)}
+}
+
+// takeBack takes a chunk and all that follow it.
+func (m *Memory) takeBack(c *chunk) {
+	for c != nil {
+		next := c.next
+		c.next, c.r, c.w = nil, 0, 0
+		if len(c.buf) == smallChunk {
+			m.small.Put(c)
+		} else {
+			m.big.Put(c)
+		}
+		c = next
+	}
+}
+
+// inbox is the bytes that came in for a stream and wait to be read. Empty it
+// holds no memory.
+type inbox struct {
+	mem        *Memory
+	head, tail *chunk
+	size       int
+}
+
+// put copies p in. It fills the last chunk before it takes another, so that
+// however small the pieces are that a peer sends, they take no more than twice
+// their room.
+func (q *inbox) put(p []byte) {
+	q.size += len(p)
+	for len(p) > 0 {
+		if q.tail == nil || q.tail.w == len(q.tail.buf) {
+			size := len(p)
+			if q.tail != nil {
+				size = bigChunk
+			}
+			q.attach(q.mem.lend(size))
+		}
+		n := copy(q.tail.buf[q.tail.w:], p)
+		q.tail.w += n
+		p = p[n:]
+	}
+}
+
+// take puts a filled chunk in as it is. It is false if that would waste memory:
+// then put is the way.
+func (q *inbox) take(c *chunk) bool {
+	if c.w < len(c.buf)/2 {
+		return false
+	}
+	q.size += c.w
+	q.attach(c)
+	return true
+}
+
+func (q *inbox) attach(c *chunk) {
+	if q.tail == nil {
+		q.head = c
+	} else {
+		q.tail.next = c
+	}
+	q.tail = c
+}
+
+// detach takes whole chunks out, n bytes of them at most. It may return nil
+// though there is something.
+func (q *inbox) detach(n int) *chunk {
+	var first, last *chunk
+	for q.head != nil && q.head.w-q.head.r <= n {
+		last = q.head
+		if first == nil {
+			first = last
+		}
+		n -= last.w - last.r
+		q.size -= last.w - last.r
+		q.head = last.next
+	}
+	if q.head == nil {
+		q.tail = nil
+	}
+	if last != nil {
+		last.next = nil
+	}
+	return first
+}
+
+// read copies out of the first chunk.
+func (q *inbox) read(p []byte) int {
+	c := q.head
+	if c == nil {
+		return 0
+	}
+	n := copy(p, c.buf[c.r:c.w])
+	c.r += n
+	q.size -= n
+	if c.r == c.w {
+		q.head = c.next
+		if q.head == nil {
+			q.tail = nil
+		}
+		c.next = nil
+		q.mem.takeBack(c)
+	}
+	return n
+}
+
+// drop forgets everything.
+func (q *inbox) drop() {
+	q.mem.takeBack(q.head)
+	q.head, q.tail, q.size = nil, nil, 0
+}

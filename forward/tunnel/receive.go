@@ -1,0 +1,253 @@
+package tunnel
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-k8s/culvert/forward"
+)
+
+// receiving is the half of a stream that comes in. The session's receiver puts
+// in what the peer sends, one reader takes it out and with that gives the peer
+// new credit. Everything is under the stream's mu.
+type receiving struct {
+	box    inbox
+	window int // what the peer may have under way and unread, at most
+	grant  int // what it may still send
+	owed   int // read and not granted again yet
+	fin    bool
+	sawEOF bool
+
+	ready chan struct{} // holds one; tells the reader to look again
+}
+
+// fresh sets the credit that the peer begins with.
+func (r *receiving) fresh(mem *Memory, window int) {
+	r.box.mem = mem
+	r.window, r.grant = window, window
+	r.ready = make(chan struct{}, 1)
+}
+
+// Read reads what the peer wrote. With an empty p it waits until there is
+// something to read, or an error.
+func (st *Stream) Read(p []byte) (int, error) {
+	st.reading.Lock()
+	defer st.reading.Unlock()
+	for {
+		if err := st.await(); err != nil {
+			return 0, err
+		}
+		if n := st.consume(p); n > 0 || len(p) == 0 {
+			return n, nil
+		}
+	}
+}
+
+// ReadLazy waits for data, then borrows a buffer and reads into it; see
+// forward.LazyReader.
+func (st *Stream) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	st.reading.Lock()
+	defer st.reading.Unlock()
+	if err := st.await(); err != nil {
+		return 0, err
+	}
+	n := st.consume(borrow())
+	if n == 0 { // the stream was ended just now
+		release()
+	}
+	return n, nil
+}
+
+// await waits until there is something to read, or until that will never be.
+func (st *Stream) await() error {
+	for {
+		there, err := st.readable()
+		if there || err != nil {
+			return err
+		}
+		wait(st.in.ready, &st.readBy)
+	}
+}
+
+// readable tells whether there is something to read, or why there will be
+// nothing.
+//
+// What a lost session brought is still given out, unless it was ended on this
+// side: a peer that ends its streams and then the session must not cut them
+// short. The end of a stream that was not seen before is not told any more.
+func (st *Stream) readable() (bool, error) {
+	if err := st.closedErr(); err != nil {
+		return false, err
+	}
+	if late(&st.readBy) {
+		return false, os.ErrDeadlineExceeded
+	}
+	lost := st.sess.dead.Load() // before the look at what came in
+	if lost != nil && st.sess.closing.Load() {
+		return false, lost
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.byPeer:
+		return false, st.resetErr()
+	case st.in.box.size > 0:
+		return true, nil
+	case st.in.fin && (lost == nil || st.in.sawEOF):
+		st.in.sawEOF = true
+		return false, io.EOF
+	case lost != nil:
+		return false, lost
+	}
+	return false, nil
+}
+
+func (st *Stream) resetErr() error {
+	return fmt.Errorf("stream to %s: %w", st.sess.RemoteAddr(), forward.ErrReset)
+}
+
+// consume reads into p without waiting.
+func (st *Stream) consume(p []byte) (n int) {
+	st.mu.Lock()
+	whole := st.in.box.detach(len(p)) // copied without the lock: the receiver must not wait for that
+	for c := whole; c != nil; c = c.next {
+		n += c.w - c.r
+	}
+	if whole == nil {
+		n = st.in.box.read(p)
+	}
+	credit := st.in.consumed(n)
+	st.mu.Unlock()
+	for c := whole; c != nil; c = c.next {
+		p = p[copy(p, c.buf[c.r:c.w]):]
+	}
+	st.in.box.mem.takeBack(whole)
+	st.giveCredit(credit)
+	return n
+}
+
+// consumed counts n bytes as read and returns the credit to give for them now.
+func (r *receiving) consumed(n int) (credit int) {
+	r.owed += n
+	if r.owed < r.window/2 || r.fin {
+		return 0
+	}
+	credit, r.owed = r.owed, 0
+	r.grant += credit
+	return credit
+}
+
+// giveCredit tells the peer that it may send more. It does not wait.
+func (st *Stream) giveCredit(n int) {
+	if n > 0 {
+		st.sess.out.inject(muxControl(typeWindow, 0, st.id, uint32(n)))
+	}
+}
+
+// admit counts a frame of n bytes against the credit of the peer. It is false
+// if the peer had not that much.
+func (st *Stream) admit(n uint32) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if uint64(n) > uint64(st.in.grant) {
+		return false
+	}
+	st.in.grant -= int(n)
+	return true
+}
+
+// deliver takes what the receiver has for the stream. Nobody is woken: that is
+// for wakeReader, at the end of a frame.
+func (st *Stream) deliver(p []byte) {
+	st.mu.Lock()
+	credit := 0
+	switch {
+	case st.wanted():
+		st.in.box.put(p)
+	case st.state.Load() == streamClosed: // the peer may bring it to its end
+		credit = st.in.consumed(len(p))
+	}
+	st.mu.Unlock()
+	st.giveCredit(credit)
+}
+
+// wanted tells whether anybody may still read what comes in.
+func (st *Stream) wanted() bool {
+	return !st.in.fin && !st.byPeer && st.state.Load() == streamOpen
+}
+
+// deliverChunk is deliver for a chunk; it takes the chunk over if it can use
+// it, and then returns true.
+func (st *Stream) deliverChunk(c *chunk) bool {
+	st.mu.Lock()
+	took := st.wanted() && st.in.box.take(c)
+	st.mu.Unlock()
+	if !took {
+		st.deliver(c.buf[:c.w])
+	}
+	return took
+}
+
+// peerFinished notes that the peer ended its direction.
+func (st *Stream) peerFinished() {
+	st.mu.Lock()
+	st.in.fin = true
+	closed := st.state.Load() != streamOpen
+	st.mu.Unlock()
+	notify(st.in.ready)
+	if closed {
+		st.sess.remove(st)
+	}
+}
+
+// peerReset notes that the peer reset the stream.
+func (st *Stream) peerReset() {
+	st.mu.Lock()
+	st.byPeer = true
+	st.in.box.drop()
+	closed := st.state.Load() != streamOpen
+	st.mu.Unlock()
+	st.goneOnce.Do(func() { close(st.gone) })
+	st.wake()
+	if closed {
+		st.sess.remove(st)
+	}
+}
+
+// wake makes whoever waits look again.
+func (st *Stream) wake() {
+	notify(st.in.ready)
+	notify(st.out.room)
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// wait waits for c, or until the deadline has passed.
+func wait(c <-chan struct{}, deadline *atomic.Int64) {
+	by := deadline.Load()
+	if by == 0 {
+		<-c
+		return
+	}
+	t := time.NewTimer(time.Until(time.Unix(0, by)))
+	defer t.Stop()
+	select {
+	case <-c:
+	case <-t.C:
+	}
+}
+
+// mayFinish tells whether the peer has not ended its direction before.
+func (st *Stream) mayFinish() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return !st.in.fin
+}
