@@ -61,7 +61,7 @@ func (a *Agent) reachAPI(ctx context.Context, streams int64) (forward.Conn, erro
 	if limited.Err() != nil {
 		wire = &stream.Error{Code: stream.Timeout, Text: "the API server did not accept the agent's connection in time"}
 	}
-	return nil, &reach.Coded{Wire: wire, Cause: fmt.Errorf("dial the API server: %w", err)}
+	return nil, &reach.Error{Wire: wire, Cause: fmt.Errorf("dial the API server: %w", err)}
 }
 
 // brokenAPI is the code for an error of the connection to the API server.
@@ -70,7 +70,7 @@ func brokenAPI(err error) error {
 	if errors.Is(err, forward.ErrReset) {
 		text = "the API server reset the connection"
 	}
-	return &reach.Coded{Wire: &stream.Error{Code: stream.Unreachable, Text: text}, Cause: err}
+	return &reach.Error{Wire: &stream.Error{Code: stream.Unreachable, Text: text}, Cause: err}
 }
 
 // accountAPI counts a stream to the API server and writes its one line.

@@ -21,7 +21,7 @@ func lost(cause error) error {
 	if errors.As(cause, new(*stream.Error)) {
 		return cause
 	}
-	return &reach.Coded{
+	return &reach.Error{
 		Wire:  &stream.Error{Code: stream.Unreachable, Text: "the agent lost its tunnel"},
 		Cause: &unregistered{cause},
 	}
@@ -48,7 +48,7 @@ func outcome(err error) (name, reason string) {
 	switch {
 	case errors.Is(err, tunnel.ErrLost):
 		return "tunnel-lost", reason
-	case errors.As(err, new(*reach.Coded)): // of the pod, or of this side
+	case errors.As(err, new(*reach.Error)): // of the pod, or of this side
 	case errors.As(err, new(*stream.Error)) && errors.Is(err, forward.ErrReset):
 		reason = "client: " + reason
 	case errors.Is(err, forward.ErrReset), errors.Is(err, io.ErrUnexpectedEOF):

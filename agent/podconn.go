@@ -70,7 +70,7 @@ func (c *farConn) name(err error) error {
 // brokenPod is the code for an error of the pod's connection.
 func brokenPod(err error) error {
 	if errors.Is(err, forward.ErrReset) {
-		return &reach.Coded{Wire: &stream.Error{Code: stream.PodReset, Text: "the pod reset the connection"}, Cause: err}
+		return &reach.Error{Wire: &stream.Error{Code: stream.PodReset, Text: "the pod reset the connection"}, Cause: err}
 	}
-	return &reach.Coded{Wire: &stream.Error{Code: stream.Unreachable, Text: "the connection to the pod was lost"}, Cause: err}
+	return &reach.Error{Wire: &stream.Error{Code: stream.Unreachable, Text: "the connection to the pod was lost"}, Cause: err}
 }

@@ -25,5 +25,8 @@ func (*Handle) Close() error { return nil }
 // Dial returns ErrUnsupported.
 func (*Dialer) Dial(context.Context, *Handle, uint16) (*Conn, error) { return nil, ErrUnsupported }
 
+// Adopt returns ErrUnsupported.
+func Adopt(int) (*Conn, error) { return nil, ErrUnsupported }
+
 // Conn stands in for the Conn of Linux, so that its users compile. There is never one.
 type Conn struct{ *net.TCPConn }

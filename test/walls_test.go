@@ -77,6 +77,10 @@ var rooms = []room{
 		"agent/reach", []string{"forward", "proto/stream", "netns", "agent/sandbox"},
 		"what needs the powers, with the policy on them: knows no tunnel and no relay",
 	},
+	{
+		"agent/broker", []string{"forward", "proto/stream", "netns", "agent/reach", "agent/sandbox"},
+		"between the process with the powers and the one on the network: what it links is what can be attacked there",
+	},
 	{"agent/sandbox", []string{"netns"}, "changes when container runtimes change, and with nothing else"},
 
 	{
@@ -159,7 +163,7 @@ var fences = []fence{
 	{"github.com/spf13/...", []string{"cmd/..."}, "flags end at cmd"},
 	{"flag", []string{"cmd/..."}, "flags end at cmd"},
 	{
-		"log/slog", []string{"agent", "forward/client", "forward/relay/...", "cmd/..."},
+		"log/slog", []string{"agent", "agent/broker", "forward/client", "forward/relay/...", "cmd/..."},
 		"leaf rooms return errors and do not log",
 	},
 	{"log", nil, "log/slog is the only logger, handed in by Config"},

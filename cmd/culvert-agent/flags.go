@@ -11,11 +11,10 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/broker"
 	"github.com/culvert-k8s/culvert/agent/reach"
-	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
-	"github.com/culvert-k8s/culvert/netns"
 )
 
 // defaultStateDir is where an agent that joins keeps its keys.
@@ -29,30 +28,27 @@ type environment struct {
 
 // agentFlags are the flags of the agent.
 type agentFlags struct {
+	env                  environment
 	relays               boot.List
 	node                 string
 	stateDir             string
 	joinToken, tokenFile string
 	relayCA, relayPin    string
 	tlsCert, tlsKey      string
-	source               string
-	socket, k8sNamespace string
-	netnsDir             string
-	allowNS, denyNS      boot.List
-	allowPorts           string
-	denyPorts            string
-	allowHost, allowAPI  bool
-	apiServer            string
-	health               string
-	debug                string
-	drain                time.Duration
-	maxDials             int
-	logFormat, logLevel  string
+	podFlags
+	broker              string
+	given               func(name string) bool
+	allowAPI            bool
+	apiServer           string
+	health              string
+	debug               string
+	drain               time.Duration
+	logFormat, logLevel string
 }
 
-func (f *agentFlags) register(fl *flag.FlagSet, env environment) {
+func (f *agentFlags) register(fl *flag.FlagSet) {
 	fl.Var(&f.relays, "relay", "`host:port` of a relay, may be repeated; a tunnel is kept to each, and to every address of a host that is a name")
-	fl.StringVar(&f.node, "node", env.nodeName, "name of this node; default $NODE_NAME, else the host name")
+	fl.StringVar(&f.node, "node", f.env.nodeName, "name of this node; default $NODE_NAME, else the host name")
 	fl.StringVar(&f.stateDir, "state-dir", "", "`directory` of this agent's keys and certificates, if it joins; made if needed; default "+defaultStateDir)
 	fl.StringVar(&f.joinToken, "join-token-file", "", "`file` with the relay's join token, needed until there is a certificate")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the agent's service account token, in a pod, instead of joining; read again when it is due")
@@ -60,21 +56,17 @@ func (f *agentFlags) register(fl *flag.FlagSet, env environment) {
 	fl.StringVar(&f.relayPin, "relay-ca-pin", "", "pin of the relays' authority, sha256:<hex>, instead of --relay-ca")
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "`file` with a node certificate of your own (PEM), instead of joining")
 	fl.StringVar(&f.tlsKey, "tls-key", "", "`file` with the key of --tls-cert (PEM)")
-	fl.StringVar(&f.source, "source", "", "where pods are found: containerd or named; default containerd if its socket exists, else named")
-	fl.StringVar(&f.socket, "containerd-socket", "/run/containerd/containerd.sock", "socket of containerd")
-	fl.StringVar(&f.k8sNamespace, "containerd-namespace", "k8s.io", "containerd's namespace of the pods")
-	fl.StringVar(&f.netnsDir, "netns-dir", "/run/netns", "`directory` where this process sees the node's /run/netns: the pods of the source named, and what containerd calls /run/netns or /var/run/netns")
-	fl.Var(&f.allowNS, "allow-namespaces", "the only namespaces that may be reached")
-	fl.Var(&f.denyNS, "deny-namespaces", "namespaces that may not be reached")
-	fl.StringVar(&f.allowPorts, "allow-ports", "", "the only ports that may be reached, as 80,8000-8100")
-	fl.StringVar(&f.denyPorts, "deny-ports", "", "ports that may not be reached, as 22,10250")
-	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the node's localhost")
+	f.podFlags.register(fl)
+	fl.StringVar(&f.broker, "broker", "", "`path` of the socket of a broker (culvert-agent broker), which then has the flags about pods and all power that this needs; empty: this process itself enters pods")
+	f.given = func(name string) (given bool) {
+		fl.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+		return given
+	}
 	fl.BoolVar(&f.allowAPI, "allow-apiserver", false, "let relays reach the cluster's API server through this agent, and nothing else outside of pods")
-	fl.StringVar(&f.apiServer, "apiserver", env.apiServer(), "`host:port` of the API server, for --allow-apiserver; default that of the pod's cluster")
+	fl.StringVar(&f.apiServer, "apiserver", f.env.apiServer(), "`host:port` of the API server, for --allow-apiserver; default that of the pod's cluster")
 	fl.StringVar(&f.health, "health-listen", "127.0.0.1:7481", "address of /healthz, /readyz and /metrics; :7481 in a pod, so that the kubelet can ask; empty for none")
 	fl.StringVar(&f.debug, "debug-listen", "", "loopback address of the profiles under /debug/pprof/, as 127.0.0.1:6061; empty for none")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM; 0 ends them at once")
-	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
@@ -123,12 +115,27 @@ func (f *agentFlags) check() error {
 		return fmt.Errorf("--apiserver %q is not host:port", f.apiServer)
 	case f.drain < 0:
 		return fmt.Errorf("--drain-timeout %v is negative", f.drain)
-	case f.maxDials < 1:
-		return fmt.Errorf("--max-dials %d is not a positive number", f.maxDials)
-	case f.source != "" && f.source != "containerd" && f.source != "named":
-		return fmt.Errorf("source %q is none of containerd, named", f.source)
+	}
+	if err := f.checkBroker(); err != nil {
+		return err
+	}
+	if err := f.podFlags.check(); err != nil {
+		return err
 	}
 	return identity.CheckNodeName(f.node)
+}
+
+// checkBroker wants no flag here that only the broker obeys.
+func (f *agentFlags) checkBroker() error {
+	if f.broker == "" {
+		return nil
+	}
+	for _, name := range brokersOwn() {
+		if f.given(name) {
+			return fmt.Errorf("--%s has no use beside --broker: give it to the broker", name)
+		}
+	}
+	return nil
 }
 
 // checkIdentity wants one way to prove who this agent is: a certificate of its
@@ -166,21 +173,6 @@ func isHostPort(addr string) bool {
 	return err == nil && host != "" && port != ""
 }
 
-func (f *agentFlags) policy() (reach.Policy, error) {
-	allow, err := reach.ParsePorts(f.allowPorts)
-	if err != nil {
-		return reach.Policy{}, fmt.Errorf("--allow-ports: %w", err)
-	}
-	deny, err := reach.ParsePorts(f.denyPorts)
-	if err != nil {
-		return reach.Policy{}, fmt.Errorf("--deny-ports: %w", err)
-	}
-	return reach.Policy{
-		AllowNamespaces: f.allowNS, DenyNamespaces: f.denyNS,
-		AllowPorts: allow, DenyPorts: deny, AllowHostNetwork: f.allowHost,
-	}, nil
-}
-
 func (f *agentFlags) identity(report func(error)) agent.Identity {
 	trust := agent.Trust{CAFile: f.relayCA, CAPin: f.relayPin}
 	if f.tlsCert != "" {
@@ -196,28 +188,13 @@ func (f *agentFlags) identity(report func(error)) agent.Identity {
 	return j
 }
 
-// pods are those that this process enters itself.
-func (f *agentFlags) pods(log *slog.Logger, policy reach.Policy) *reach.Local {
-	return &reach.Local{
-		Source: f.podSource(log),
-		Dialer: &reach.NetnsDialer{Dialer: netns.Dialer{MaxInFlight: f.maxDials}},
-		Policy: policy,
+// pods are reached through the broker, if there is one.
+func (f *agentFlags) pods(log *slog.Logger) (reach.Pods, error) {
+	if f.broker == "" {
+		return f.local(log)
 	}
-}
-
-func (f *agentFlags) podSource(log *slog.Logger) reach.Source {
-	source := f.source
-	if source == "" {
-		source = "named"
-		if _, err := os.Stat(f.socket); err == nil {
-			source = "containerd"
-		}
-	}
-	log.Info("pods", "source", source)
-	if source == "containerd" {
-		return sandbox.NewContainerd(sandbox.ContainerdConfig{Socket: f.socket, Namespace: f.k8sNamespace, NetNSDir: f.netnsDir})
-	}
-	return sandbox.NewNamed(sandbox.NamedConfig{Dir: f.netnsDir})
+	log.Info("pods", "broker", f.broker)
+	return broker.NewClient(broker.ClientConfig{Socket: f.broker, MaxQuestions: f.maxDials}), nil
 }
 
 // reachable returns the address of the API server if relays may reach it.

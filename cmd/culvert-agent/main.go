@@ -1,5 +1,6 @@
 // Command culvert-agent is the node end of a forward: it keeps a tunnel to
-// every relay and dials the localhost of pods on this node.
+// every relay and dials the localhost of pods on this node. As "culvert-agent
+// broker" it is the part of that which needs power, for an agent that has none.
 package main
 
 import (
@@ -18,6 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/broker"
+	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
 	"github.com/culvert-k8s/culvert/cmd/internal/garbage"
 )
@@ -35,7 +38,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "culvert-agent", boot.Version(version))
 		return 0
 	}
-	err := serve(args, stderr)
+	work := serve
+	if len(args) > 0 && args[0] == "broker" {
+		work, args = serveBroker, args[1:]
+	}
+	err := work(args, stderr)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
@@ -43,28 +50,39 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-func serve(args []string, stderr io.Writer) error {
-	f := &agentFlags{}
-	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
+// checked are flags that know what goes together.
+type checked interface {
+	register(fl *flag.FlagSet)
+	check() error
+}
+
+// parse reads args into flags.
+func parse(f checked, name string, args []string, stderr io.Writer) error {
+	fl := flag.NewFlagSet(name, flag.ContinueOnError)
 	fl.SetOutput(stderr)
-	f.register(fl, environment{
-		nodeName: os.Getenv("NODE_NAME"),
-		apiHost:  os.Getenv("KUBERNETES_SERVICE_HOST"), apiPort: os.Getenv("KUBERNETES_SERVICE_PORT"),
-	})
+	f.register(fl)
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
 	if fl.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fl.Arg(0))
 	}
-	if err := f.check(); err != nil {
+	return f.check()
+}
+
+func serve(args []string, stderr io.Writer) error {
+	f := &agentFlags{env: environment{
+		nodeName: os.Getenv("NODE_NAME"),
+		apiHost:  os.Getenv("KUBERNETES_SERVICE_HOST"), apiPort: os.Getenv("KUBERNETES_SERVICE_PORT"),
+	}}
+	if err := parse(f, "culvert-agent", args, stderr); err != nil {
 		return err
 	}
 	log, err := boot.Logger(stderr, f.logFormat, f.logLevel)
 	if err != nil {
 		return err
 	}
-	policy, err := f.policy()
+	pods, err := f.pods(log)
 	if err != nil {
 		return err
 	}
@@ -73,7 +91,7 @@ func serve(args []string, stderr io.Writer) error {
 		Node:         f.node,
 		Relays:       f.relays,
 		Identity:     f.identity(report),
-		Pods:         f.pods(log, policy),
+		Pods:         pods,
 		APIServer:    f.reachable(),
 		Version:      boot.Version(version),
 		Proxy:        proxyFromEnvironment,
@@ -86,11 +104,11 @@ func serve(args []string, stderr io.Writer) error {
 	ctx, stop := boot.Context()
 	defer stop()
 	log.Info("agent starts", "node", f.node, "relays", strings.Join(f.relays, ","), "version", boot.Version(version), "apiserver", f.reachable())
-	return serveAll(ctx, a, f, log)
+	return serveAll(ctx, a, pods, f, log)
 }
 
 // serveAll runs the agent, and what else listens until the agent has ended.
-func serveAll(ctx context.Context, a *agent.Agent, f *agentFlags, log *slog.Logger) error {
+func serveAll(ctx context.Context, a *agent.Agent, pods reach.Pods, f *agentFlags, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	done, finish := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
@@ -98,6 +116,10 @@ func serveAll(ctx context.Context, a *agent.Agent, f *agentFlags, log *slog.Logg
 		return a.Run(ctx)
 	})
 	h := &boot.Health{Ready: a.Ready, Metrics: a.WriteMetrics}
+	if b, ok := pods.(*broker.Client); ok {
+		// The broker listens nowhere that a probe could ask.
+		h.Beside = map[string]func() error{"broker": b.Away}
+	}
 	g.Go(func() error { return h.Serve(done, f.health) })
 	d := &boot.Debug{Listening: func(at net.Addr) { log.Info("profiles listen", "addr", at.String()) }}
 	g.Go(func() error { return d.Serve(done, f.debug) })

@@ -8,35 +8,31 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/culvert-k8s/culvert/agent"
+	"github.com/culvert-k8s/culvert/agent/broker"
 	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 )
 
 const pin = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
-// parse reads flags as serve does, on a node of that name.
-func parse(args ...string) (*agentFlags, error) {
+// parsed reads flags as serve does, on a node of that name.
+func parsed(args ...string) (*agentFlags, error) {
 	return parseIn(environment{nodeName: "from-env"}, args...)
 }
 
 func parseIn(env environment, args ...string) (*agentFlags, error) {
-	f := &agentFlags{}
-	fl := flag.NewFlagSet("culvert-agent", flag.ContinueOnError)
-	fl.SetOutput(io.Discard)
-	f.register(fl, env)
-	if err := fl.Parse(args); err != nil {
-		return nil, err
-	}
-	return f, f.check()
+	f := &agentFlags{env: env}
+	return f, parse(f, "culvert-agent", args, io.Discard)
 }
 
 func TestFlags(t *testing.T) {
 	good := []string{"--relay", "a:1,b:2", "--relay", "[::1]:3", "--relay-ca-pin", pin}
-	f, err := parse(good...)
+	f, err := parsed(good...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +61,10 @@ func TestFlags(t *testing.T) {
 		{append(good, "--node", "Node_1"), "Node_1"},
 		{append(good, "--drain-timeout", "-1s"), "negative"},
 		{append(good, "--max-dials", "0"), "--max-dials"},
+		{append(good, "--broker", "s", "--deny-ports", "22"), "--deny-ports has no use beside --broker: give it to the broker"},
+		{append(good, "--broker", "s", "--allow-host-network"), "give it to the broker"},
 	} {
-		if _, err := parse(tt.args...); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := parsed(tt.args...); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: %v, want %s", tt.args, err, tt.want)
 		}
 	}
@@ -92,7 +90,7 @@ func TestPodFlags(t *testing.T) {
 }
 
 func TestPolicyFlags(t *testing.T) {
-	f := &agentFlags{allowPorts: "80,8000-8100", denyPorts: "22", allowNS: []string{"a"}, denyNS: []string{"b"}, allowHost: true}
+	f := &podFlags{allowPorts: "80,8000-8100", denyPorts: "22", allowNS: []string{"a"}, denyNS: []string{"b"}, allowHost: true}
 	got, err := f.policy()
 	want := reach.Policy{
 		AllowNamespaces: []string{"a"}, DenyNamespaces: []string{"b"}, AllowHostNetwork: true,
@@ -101,7 +99,7 @@ func TestPolicyFlags(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for flag, f := range map[string]*agentFlags{"--allow-ports": {allowPorts: ","}, "--deny-ports": {denyPorts: "x"}} {
+	for flag, f := range map[string]*podFlags{"--allow-ports": {allowPorts: ","}, "--deny-ports": {denyPorts: "x"}} {
 		if _, err := f.policy(); err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s: %v", flag, err)
 		}
@@ -123,12 +121,33 @@ func TestIdentityFlags(t *testing.T) {
 	}
 }
 
+// TestBrokerFlags takes pods from a broker, and every flag about pods that it has
+// from nobody else.
+func TestBrokerFlags(t *testing.T) {
+	args := []string{"--relay", "a:1", "--relay-ca-pin", pin, "--broker", "/run/culvert/broker.sock"}
+	f, err := parsed(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := f.pods(slog.New(slog.DiscardHandler))
+	if _, ok := pods.(*broker.Client); !ok || err != nil {
+		t.Errorf("pods: %T, %v", pods, err)
+	}
+	fl := flag.NewFlagSet("", flag.ContinueOnError)
+	(&podFlags{}).register(fl)
+	fl.VisitAll(func(one *flag.Flag) {
+		if !slices.Contains(brokersOwn(), one.Name) && one.Name != "max-dials" {
+			t.Errorf("an agent with a broker takes --%s, and does not obey it", one.Name)
+		}
+	})
+}
+
 // TestSource takes containerd if its socket is there, unless told otherwise.
 func TestSource(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "containerd.sock")
 	log := slog.New(slog.DiscardHandler)
 	kind := func(source string) reflect.Type {
-		return reflect.TypeOf((&agentFlags{source: source, socket: socket}).podSource(log))
+		return reflect.TypeOf((&podFlags{source: source, socket: socket}).podSource(log))
 	}
 	containerd, named := reflect.TypeFor[*sandbox.Containerd](), reflect.TypeFor[*sandbox.Named]()
 	if got := kind(""); got != named {
@@ -161,6 +180,16 @@ func TestRun(t *testing.T) {
 		{[]string{"surprise"}, 1, "", "unexpected argument"},
 		{[]string{"--relay", "a:1", "--relay-ca-pin", pin, "--log-level", "loud"}, 1, "", "loud"},
 		{[]string{"--relay", "a:1", "--relay-ca-pin", pin, "--allow-ports", "x"}, 1, "", "--allow-ports"},
+		{[]string{"broker", "--help"}, 0, "", "-socket"},
+		{[]string{"broker", "surprise"}, 1, "", "unexpected argument"},
+		{[]string{"broker", "--relay", "a:1"}, 1, "", "-relay"},
+		{[]string{"broker", "--socket="}, 1, "", "--socket"},
+		{[]string{"broker", "--uid=-1"}, 1, "", "--uid"},
+		{[]string{"broker", "--drain-timeout=-1s"}, 1, "", "--drain-timeout"},
+		{[]string{"broker", "--max-dials=0"}, 1, "", "--max-dials"},
+		{[]string{"broker", "--deny-ports", "x"}, 1, "", "--deny-ports"},
+		{[]string{"broker", "--log-level", "loud"}, 1, "", "loud"},
+		{[]string{"broker", "--source", "named", "--socket", "/nowhere/broker.sock"}, 1, "", "/nowhere/broker.sock"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(tt.args, &stdout, &stderr)

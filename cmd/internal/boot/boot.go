@@ -59,6 +59,9 @@ func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 type Health struct {
 	Ready   func() bool
 	Metrics func(io.Writer)
+	// Beside tells by name what this process cannot do without and what cannot be asked
+	// itself: nil from /healthz/NAME is as good as that of /healthz. May be nil.
+	Beside map[string]func() error
 	// Listening is told the address once it is known. nil: nobody is.
 	Listening func(net.Addr)
 }
@@ -96,6 +99,15 @@ func (h *Health) Serve(ctx context.Context, addr string) error {
 func (h *Health) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	for name, trouble := range h.Beside {
+		mux.HandleFunc("GET /healthz/"+name, func(w http.ResponseWriter, _ *http.Request) {
+			if err := trouble(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		})
+	}
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !h.Ready() {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)

@@ -11,18 +11,18 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// Coded is an error whose peer hears Wire, while the log has the cause: paths and
+// Error is an error whose peer hears Wire, while the log has the cause: paths and
 // addresses of this node stay on it. Both must be set.
-type Coded struct {
+type Error struct {
 	Wire  *stream.Error
 	Cause error
 }
 
 // Error returns the cause.
-func (e *Coded) Error() string { return e.Cause.Error() }
+func (e *Error) Error() string { return e.Cause.Error() }
 
 // Unwrap returns both.
-func (e *Coded) Unwrap() []error { return []error{e.Wire, e.Cause} }
+func (e *Error) Unwrap() []error { return []error{e.Wire, e.Cause} }
 
 // explain gives an error on the way to a pod its code. This is the last place
 // that sees what the kernel said. When the caller gave up there is nobody to
@@ -54,5 +54,5 @@ func explain(ctx context.Context, err error, port uint16) error {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
 		code, text = stream.Unreachable, "the pod's localhost cannot be reached"
 	}
-	return &Coded{Wire: &stream.Error{Code: code, Text: text}, Cause: err}
+	return &Error{Wire: &stream.Error{Code: code, Text: text}, Cause: err}
 }
