@@ -33,6 +33,8 @@ type Agent struct {
 	tunnels atomic.Int64  // registered ones
 	keepers atomic.Int64  // addresses of relays that a tunnel is kept to
 	spare   atomic.Int64  // how many more there may be
+	fleet   *fleet
+	seeking chan struct{} // held by who dials in search of another relay
 	leaving chan struct{} // closed when Run's context has ended
 	visits  visits
 
@@ -54,6 +56,8 @@ func New(cfg Config) (*Agent, error) {
 		started:  time.Now(),
 		control:  rpc.NewListener(),
 		idle:     make(chan struct{}, 1),
+		fleet:    newFleet(),
+		seeking:  make(chan struct{}, 1),
 		leaving:  make(chan struct{}),
 		podsSeen: make(chan struct{}),
 	}
@@ -91,6 +95,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, relay := range a.cfg.Relays {
 		all.Go(func() { a.follow(ctx, hard, relay) })
 	}
+	all.Go(func() { a.followTold(ctx, hard) })
 	var err error
 	select {
 	case <-ctx.Done():

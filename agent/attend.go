@@ -27,6 +27,8 @@ const (
 	renewPause = time.Second
 	// maxSaid bounds, in bytes, what a relay says of itself for the log.
 	maxSaid = 256
+	// maxSpread bounds how long a relay may ask to wait before it is replaced.
+	maxSpread = 30 * time.Second
 )
 
 // errSilent ends a tunnel whose relay does not answer the registration.
@@ -44,8 +46,11 @@ type uplink struct {
 	sess      *tunnel.Session
 	control   *grpc.ClientConn
 	shown     Credential
+	tie       *tie
 	questions atomic.Int32  // open streams on which the relay asks
+	known     chan struct{} // closed when the tunnel is registered
 	replaced  chan struct{} // closed when the relay said that it goes away
+	spread    time.Duration // over which it wants to be replaced; before replaced is closed
 	once      sync.Once
 }
 
@@ -54,6 +59,7 @@ type uplink struct {
 // agent. When ctx ends it says goodbye and goes on. It returns when all it
 // started has ended.
 func (u *uplink) serve(ctx, life context.Context, end context.CancelCauseFunc) {
+	defer u.agent.fleet.leave(u.tie)
 	var beside sync.WaitGroup
 	beside.Go(func() { end(u.gone(u.attend(ctx, life))) })
 	beside.Go(func() { u.renew(life) })
@@ -69,11 +75,13 @@ func (u *uplink) serve(ctx, life context.Context, end context.CancelCauseFunc) {
 	cause := context.Cause(life)
 	_ = u.control.Close()
 	_ = u.sess.CloseWithError(cause)
-	if ctx.Err() == nil {
-		u.log.Warn("tunnel ended", "err", cause)
-	} else {
-		u.log.Info("tunnel ended", "err", cause)
+	level := slog.LevelWarn
+	if _, same := isSame(cause); same {
+		level = slog.LevelDebug
+	} else if ctx.Err() != nil {
+		level = slog.LevelInfo
 	}
+	u.log.Log(context.WithoutCancel(ctx), level, "tunnel ended", "err", cause)
 }
 
 // gone is why the tunnel ends: the session's own reason if it has ended, which is
@@ -99,6 +107,12 @@ func (u *uplink) attend(ctx, life context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register with %s: %w", u.relay, err)
 	}
+	if n := reg.GetSameAs(); n != 0 {
+		return &sameRelayError{n}
+	}
+	u.agent.fleet.registered(u.tie, reg.GetRelayId())
+	defer u.agent.fleet.leave(u.tie)
+	close(u.known)
 	u.agent.tunnels.Add(1)
 	defer u.agent.tunnels.Add(-1)
 	u.log.Info("tunnel up", "relay_id", clip(reg.GetRelayId()), "relay_version", clip(reg.GetVersion()))
@@ -114,7 +128,7 @@ func (u *uplink) register(ctx context.Context) (attendance, *controlv1.Registere
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_Register{Register: u.agent.registration()}}); err != nil {
+	if err := call.Send(&controlv1.AttendRequest{Kind: &controlv1.AttendRequest_Register{Register: u.registration()}}); err != nil {
 		return nil, nil, recvError(call, err)
 	}
 	answer, err := call.Recv()
@@ -137,10 +151,12 @@ func recvError(call attendance, err error) error {
 	return err
 }
 
-func (a *Agent) registration() *controlv1.Register {
+func (u *uplink) registration() *controlv1.Register {
+	a := u.agent
 	r := &controlv1.Register{
 		Node: a.cfg.Node, Instance: a.instance, Version: a.cfg.Version,
 		ProtocolVersion: stream.Version, Started: timestamppb.New(a.started),
+		Tunnel: u.tie.number, Others: a.fleet.others(u.tie),
 	}
 	if a.cfg.Pods.HostNetwork() {
 		r.Capabilities = append(r.Capabilities, "host-network")
@@ -158,9 +174,14 @@ func (u *uplink) listen(call attendance) error {
 		if err != nil {
 			return err
 		}
+		if p := m.GetPeers(); p != nil {
+			u.agent.fleet.told(u.tie, peersFrom(p, u.sess.RemoteAddr()))
+		}
 		if g := m.GetGoingAway(); g != nil {
 			u.once.Do(func() {
 				u.log.Info("relay is going away", "reason", clip(g.GetReason()))
+				u.spread = min(max(g.GetSpread().AsDuration(), 0), maxSpread)
+				u.agent.fleet.leave(u.tie)
 				close(u.replaced)
 			})
 		}

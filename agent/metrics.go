@@ -27,6 +27,7 @@ func newMetrics(a *Agent) *metrics {
 	m.set.NewGauge(`culvert_agent_streams`, func() float64 { return float64(a.running.Load()) })
 	m.set.NewGauge(`culvert_agent_api_streams`, func() float64 { return float64(a.apis.Load()) })
 	m.set.NewGauge(`culvert_agent_tunnels`, func() float64 { return float64(a.tunnels.Load()) })
+	m.set.NewGauge(`culvert_agent_relays_missing`, func() float64 { return float64(a.fleet.missing()) })
 	m.set.NewGauge(`culvert_agent_relays`, func() float64 { return float64(len(a.cfg.Relays)) })
 	m.set.NewGauge(`culvert_agent_pods`, func() float64 { return float64(len(a.cfg.Pods.List())) })
 	m.set.NewGauge(`culvert_agent_pods_ready`, func() float64 {

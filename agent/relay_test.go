@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,6 +48,10 @@ type relay struct {
 	taken bool
 	// frozen refuses renewals.
 	frozen bool
+	// id names it; empty: relay-under-test. With peers it tells agents of others,
+	// and registers one tunnel of an instance, as a real one does.
+	id    string
+	peers *controlv1.Peers
 	// token answers a renewal with a token. nil: it is taken.
 	token func(token string) (*controlv1.RenewResponse, error)
 
@@ -238,11 +243,20 @@ func (r *relay) Attend(call grpc.BidiStreamingServer[controlv1.AttendRequest, co
 	if err != nil {
 		return err
 	}
-	registered := &controlv1.Registered{RelayId: "relay-under-test", Version: "v0", WantPods: true}
-	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: registered}}); err != nil {
+	registered := &controlv1.Registered{RelayId: cmp.Or(r.id, "relay-under-test"), Version: "v0", WantPods: true}
+	r.change(func() {
+		if registered.SameAs = r.twin(first.GetRegister()); registered.GetSameAs() == 0 {
+			l.reg = first.GetRegister()
+		}
+	})
+	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: registered}}); err != nil || registered.GetSameAs() != 0 {
 		return err
 	}
-	r.change(func() { l.reg = first.GetRegister() })
+	if r.peers != nil {
+		if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Peers{Peers: r.peers}}); err != nil {
+			return err
+		}
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- r.hear(call, l) }() // ends with the call
 	for {
@@ -258,6 +272,29 @@ func (r *relay) Attend(call grpc.BidiStreamingServer[controlv1.AttendRequest, co
 			return err
 		}
 	}
+}
+
+// twin finds the tunnel that makes another one superfluous. mu is held.
+func (r *relay) twin(reg *controlv1.Register) uint64 {
+	for _, l := range r.links {
+		if r.peers != nil && l.reg != nil && l.sess.Err() == nil && slices.Contains(reg.GetOthers(), l.reg.GetTunnel()) {
+			return l.reg.GetTunnel()
+		}
+	}
+	return 0
+}
+
+// alive returns how many tunnels there are.
+func (r *relay) alive() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, l := range r.links {
+		if l.reg != nil && l.sess.Err() == nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *relay) hear(call grpc.BidiStreamingServer[controlv1.AttendRequest, controlv1.AttendResponse], l *link) error {

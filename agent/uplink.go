@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -38,6 +39,8 @@ type keeper struct {
 	// Of an address that a name was resolved to.
 	name *follower // nil: there is no such name
 	ip   netip.Addr
+
+	told bool // by a relay, and perhaps nothing that this node can reach
 
 	mu       sync.Mutex
 	unwanted bool               // the name does not have the address any more
@@ -93,8 +96,16 @@ func (k *keeper) run(ctx, hard context.Context) {
 	defer k.agent.keepers.Add(-1)
 	var tunnels sync.WaitGroup
 	defer tunnels.Wait()
-	slots := make(chan struct{}, maxTunnels)
 	pause := connect.Backoff{First: firstPause, Max: k.agent.cfg.MaxBackoff}
+	if k.told {
+		pause.Max = max(pause.Max, toldMax)
+	} else {
+		defer k.agent.fleet.keep(k.addr)()
+		seeking, stop := context.WithCancel(ctx)
+		defer stop()
+		tunnels.Go(func() { k.seek(seeking, hard, &tunnels) })
+	}
+	slots := make(chan struct{}, maxTunnels)
 	said := complaint{log: k.log}
 	for {
 		attempt, wanted := k.next(ctx)
@@ -121,7 +132,12 @@ func (k *keeper) run(ctx, hard context.Context) {
 		})
 		select {
 		case <-life.Done():
+			if same, ok := isSame(context.Cause(life)); ok {
+				k.park(attempt, same)
+				continue
+			}
 		case <-up.replaced:
+			k.standBack(attempt, up.spread)
 		case <-ctx.Done():
 		}
 		k.name.lookAgain()
@@ -131,8 +147,23 @@ func (k *keeper) run(ctx, hard context.Context) {
 	}
 }
 
+// standBack waits for this node's turn to replace a tunnel whose relay goes away.
+// Without another one its turn is soon.
+func (k *keeper) standBack(ctx context.Context, spread time.Duration) {
+	if k.agent.fleet.empty() {
+		spread = min(spread, time.Second)
+	}
+	if spread > 0 {
+		connect.Sleep(ctx, rand.N(spread)) //nolint:gosec // no secret
+	}
+}
+
 // failed says that there is no tunnel.
 func (k *keeper) failed(err error, said *complaint) {
+	if k.told {
+		k.log.Debug("no tunnel to an address that a relay told", "err", err)
+		return
+	}
 	if noRoute(err) && k.name.isReached() {
 		// The name has addresses of a family that this node has not.
 		k.log.Debug("no way to this address of the relay", "err", err)
@@ -179,7 +210,8 @@ func (k *keeper) dial(ctx context.Context) (*uplink, error) {
 	}
 	return &uplink{
 		agent: k.agent, relay: k.relay, addr: k.addr, log: k.log,
-		sess: sess, control: cc, shown: cred, replaced: make(chan struct{}),
+		sess: sess, control: cc, shown: cred, tie: k.agent.fleet.enter(k.relay, k.addr),
+		known: make(chan struct{}), replaced: make(chan struct{}),
 	}, nil
 }
 

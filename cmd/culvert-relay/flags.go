@@ -19,6 +19,7 @@ type serveFlags struct {
 	agentCA, clientCA   string
 	kube                kubeFlags
 	policy              string
+	peers               peerFlags
 	drain               time.Duration
 	logFormat, logLevel string
 }
@@ -53,6 +54,7 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 	fl.StringVar(&f.clientCA, "client-ca", "", "`file` with the authorities of client certificates (PEM), without a cluster; CN=user, O=groups; they may reach every pod")
 	f.kube.register(fl)
 	fl.StringVar(&f.policy, "policy", "", "`file` with rules that narrow what callers may reach (YAML, docs/policy.md); followed while it changes")
+	f.peers.register(fl)
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -104,7 +106,7 @@ func (f *serveFlags) check() error {
 	if err := boot.CheckDebug(f.debug); err != nil {
 		return fmt.Errorf("--debug-listen: %w", err)
 	}
-	return firstBroken(f.agentRules(), f.certificateRules(), f.callerRules(), f.kube.rules(f.stateDir != "" || f.agentCA != ""))
+	return firstBroken(f.agentRules(), f.certificateRules(), f.callerRules(), f.peers.rules(), f.kube.rules(f.stateDir != "" || f.agentCA != ""))
 }
 
 func (f *serveFlags) agentRules() []rule {

@@ -31,6 +31,11 @@ func TestCombinations(t *testing.T) {
 		"client certificates":       {inside + "--impersonate --kube-client-ca u", ""},
 		"front proxies":             {inside + "--impersonate --requestheader-client-ca u --requestheader-allowed-names a,b", ""},
 
+		"peers from DNS":  {"--state-dir s --peers-from-dns relays.test", ""},
+		"peers as a list": {"--state-dir s --peers 10.0.0.1:7443,[fd00::1]:7443", ""},
+
+		"peers twice":                 {"--state-dir s --peers 10.0.0.1:7443 --peers-from-dns relays.test", "two answers"},
+		"peers by name":               {"--state-dir s --peers relay.test:7443", "give --peers-from-dns"},
 		"nothing":                     {"", "give --agent-service-account in a cluster, --state-dir for an authority of the relay's own, or --agent-ca"},
 		"no agents":                   {own + "--kube", "agents could not prove"},
 		"no certificate":              {"--agent-service-account a/b --kube", "give --tls-secret in a cluster, --state-dir, or --tls-cert and --tls-key"},

@@ -77,6 +77,9 @@ func (f *serveFlags) assemble(log *slog.Logger) (_ *parts, err error) {
 			p.close()
 		}
 	}()
+	if p.cfg.Peers, err = f.peers.peers(f.listen); err != nil {
+		return nil, err
+	}
 	if err := p.openState(f); err != nil {
 		return nil, err
 	}

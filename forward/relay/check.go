@@ -134,7 +134,8 @@ func plain(s string) string {
 // last, nil if there is none.
 func (s *Server) describe(ctx context.Context, at Place, port uint16) (verdict *controlv1.DescribeResponse, on *tunnelTo, err error) {
 	err = offline(at.Node)
-	for _, on = range s.nodes.tunnels(at.Node) {
+	tunnels, _ := s.nodes.tunnels(at.Node)
+	for _, on = range tunnels {
 		if verdict, err = ask(ctx, on, at.UID, port); err == nil {
 			return verdict, on, nil
 		}

@@ -46,6 +46,10 @@ type Config struct {
 	// once, by New, for a server that does not serve yet. nil: no such door.
 	HTTP func(*Server) http.Handler
 
+	// Peers are the relays that serve the same nodes and clients. The zero value
+	// means that nothing is known of any.
+	Peers Peers
+
 	// Version is shown to peers.
 	Version string
 

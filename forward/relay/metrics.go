@@ -15,6 +15,7 @@ type metrics struct {
 	set      *vm.Set
 	up, down *vm.Counter
 	again    *vm.Counter
+	cut      *vm.Counter // at the end of the drain
 	sessions map[Role]*vm.Gauge
 }
 
@@ -23,9 +24,17 @@ func newMetrics(s *Server) *metrics {
 	m.up = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="up"}`)
 	m.down = m.set.NewCounter(`culvert_relay_payload_bytes_total{direction="down"}`)
 	m.again = m.set.NewCounter(`culvert_relay_streams_tried_again_total`)
+	m.cut = m.set.NewCounter(`culvert_relay_streams_cut_total`)
 	for _, r := range []Role{RoleNode, RoleUser, RoleJoiner} {
 		m.sessions[r] = m.set.NewGauge(fmt.Sprintf(`culvert_relay_sessions{role=%q}`, r), nil)
 	}
+	m.set.NewGauge(`culvert_relay_peers`, func() float64 { return float64(s.peers.count()) })
+	m.set.NewGauge(`culvert_relay_draining`, func() float64 {
+		if s.Ready() {
+			return 0
+		}
+		return 1
+	})
 	m.set.NewGauge(`culvert_relay_streams`, func() float64 { return float64(s.flows.len()) })
 	m.set.NewGauge(`culvert_relay_nodes`, func() float64 { return float64(s.nodes.len()) })
 	m.set.NewGauge(`culvert_relay_http_connections`, func() float64 { n, _ := s.front.count(); return float64(n) })

@@ -3,7 +3,6 @@ package relay
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
-	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // nodes knows which node is reached over which tunnels, and which pods the
@@ -25,7 +23,7 @@ type nodes struct {
 	pods map[podName][]*pod
 
 	// A relay that has just started knows nothing: until settled an unknown pod
-	// is waited for, and changed is closed at each report.
+	// is waited for, and changed is closed at each report and each registration.
 	settled time.Time
 	changed chan struct{}
 }
@@ -51,6 +49,8 @@ type tunnelTo struct {
 	instance     string
 	version      string
 	capabilities []string
+	number       uint64   // among the tunnels of the instance; 0: it has none
+	others       []uint64 // of the instance, which live as the agent sees it; only until the tunnel is added
 	since        time.Time
 	byCert       bool                      // not by a token
 	farewell     chan *controlv1.GoingAway // for the agent; holds one
@@ -66,6 +66,7 @@ func newTunnelTo(sess *tunnel.Session, reg *controlv1.Register) *tunnelTo {
 	return &tunnelTo{
 		sess: sess, node: reg.GetNode(), instance: reg.GetInstance(), version: reg.GetVersion(),
 		capabilities: slices.Clone(reg.GetCapabilities()), since: time.Now(),
+		number: reg.GetTunnel(), others: slices.Clone(reg.GetOthers()),
 		farewell: make(chan *controlv1.GoingAway, 1), pods: make(map[string]*pod),
 	}
 }
@@ -88,27 +89,28 @@ func newNodes(maxPods int, settled time.Time) *nodes {
 // taken tells whether a tunnel may not be that of its node, since the node is here
 // with a token. A token is for the node its pod runs on, by the word of the cluster;
 // a certificate may be for whatever name was free where it was made.
-func (ns *nodes) taken(t *tunnelTo) bool {
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	return ns.takenLocked(t)
-}
-
-func (ns *nodes) takenLocked(t *tunnelTo) bool {
-	n := ns.all[t.node]
+func (n *node) taken(t *tunnelTo) bool {
 	return n != nil && t.byCert && slices.ContainsFunc(n.tunnels, func(o *tunnelTo) bool { return !o.byCert })
 }
 
+// errTaken means that the name of a node is taken.
+var errTaken = errors.New("the name is taken")
+
 // add registers a tunnel. Tunnels of the same instance are a pool; those of an
-// older one get no new streams any more, and keep what runs on them. It is false if
-// the name is taken.
-func (ns *nodes) add(t *tunnelTo) bool {
+// older one get no new streams any more, and keep what runs on them. If the agent
+// says of one of them that it lives, that one is enough: its number is returned and
+// the tunnel not registered. The error is errTaken.
+func (ns *nodes) add(t *tunnelTo) (sameAs uint64, err error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	if ns.takenLocked(t) {
-		return false
-	}
 	n := ns.all[t.node]
+	if n.taken(t) {
+		return 0, errTaken
+	}
+	if sameAs := n.twin(t); sameAs != 0 {
+		return sameAs, nil
+	}
+	t.others = nil
 	if n == nil {
 		n = &node{name: t.node}
 		ns.all[n.name] = n
@@ -119,7 +121,23 @@ func (ns *nodes) add(t *tunnelTo) bool {
 		}
 	}
 	n.tunnels = slices.Insert(n.tunnels, 0, t)
-	return true
+	ns.announce()
+	return 0, nil
+}
+
+// twin returns the number of a tunnel that makes t superfluous, 0 if there is none.
+// That the agent names it matters: an agent whose network has changed knows first
+// which of its tunnels are dead.
+func (n *node) twin(t *tunnelTo) uint64 {
+	if n == nil || t.number == 0 {
+		return 0
+	}
+	for _, o := range n.tunnels {
+		if o.instance == t.instance && o.number != 0 && !o.leaving && o.sess.Err() == nil && slices.Contains(t.others, o.number) {
+			return o.number
+		}
+	}
+	return 0
 }
 
 // remove takes a tunnel and what it reported away; a node without tunnels is
@@ -150,15 +168,15 @@ func (ns *nodes) leaving(t *tunnelTo) {
 
 // tunnels returns the ways to a node, best first: of the newest instance those
 // that stay before those that leave, the less busy first, then what an older
-// instance has left.
-func (ns *nodes) tunnels(name string) []*tunnelTo {
+// instance has left. changed is closed at the next report or registration.
+func (ns *nodes) tunnels(name string) (ts []*tunnelTo, changed <-chan struct{}) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n := ns.all[name]
 	if n == nil {
-		return nil
+		return nil, ns.changed
 	}
-	ts := slices.Clone(n.tunnels)
+	ts = slices.Clone(n.tunnels)
 	slices.SortStableFunc(ts, func(a, b *tunnelTo) int {
 		return cmp.Or(
 			compareBool(a.supersede, b.supersede),
@@ -166,7 +184,7 @@ func (ns *nodes) tunnels(name string) []*tunnelTo {
 			cmp.Compare(a.sess.NumStreams(), b.sess.NumStreams()),
 		)
 	})
-	return ts
+	return ts, ns.changed
 }
 
 func compareBool(a, b bool) int {
@@ -177,117 +195,6 @@ func compareBool(a, b bool) int {
 		return 1
 	}
 	return -1
-}
-
-// change takes an agent's report in. rival is a pod of the same name that
-// another node reports too, if there is one.
-func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) (rival *controlv1.Pod, err error) {
-	upsert := make([]*pod, len(c.GetUpsert()))
-	for i, p := range c.GetUpsert() {
-		if upsert[i], err = checkPod(t, p); err != nil {
-			return nil, err
-		}
-	}
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	if t.removed {
-		return nil, nil //nolint:nilnil // a report that came too late says nothing
-	}
-	if c.GetFull() {
-		for uid := range t.pods {
-			ns.drop(t, uid)
-		}
-	}
-	for _, uid := range c.GetRemoved() {
-		ns.drop(t, uid)
-	}
-	for _, p := range upsert {
-		ns.drop(t, p.GetUid())
-		if len(t.pods) >= ns.maxPods {
-			return nil, fmt.Errorf("node %s reports more than %d pods", t.node, ns.maxPods)
-		}
-		t.pods[p.GetUid()] = p
-		key := podName{p.GetNamespace(), p.GetName()}
-		for _, o := range ns.pods[key] {
-			if o.on.node != t.node && o.GetUid() != p.GetUid() {
-				rival = o.Pod
-			}
-		}
-		ns.pods[key] = append(ns.pods[key], p)
-	}
-	close(ns.changed)
-	ns.changed = make(chan struct{})
-	return rival, nil
-}
-
-// newestFirst orders pods of one name: a reborn StatefulSet pod may be
-// reported before its forerunner is taken back, perhaps from another node.
-func newestFirst(a, b *pod) int {
-	return cmp.Or(
-		compareBool(a.on.supersede, b.on.supersede),
-		b.GetCreated().AsTime().Compare(a.GetCreated().AsTime()),
-	)
-}
-
-// checkPod copies what is known of a reported pod. One that could not be asked
-// for by its name is refused, so nothing a terminal must not see gets to
-// clients either. A pod from the future counts as new and no more.
-func checkPod(t *tunnelTo, p *controlv1.Pod) (*pod, error) {
-	_, err := stream.AppendOpen(nil, &stream.Open{
-		Kind: stream.KindForward, Port: 1, Namespace: p.GetNamespace(), Pod: p.GetName(), UID: p.GetUid(),
-	})
-	if err == nil && (p.GetNamespace() == "" || p.GetName() == "" || p.GetUid() == "") {
-		err = errors.New("namespace, name or uid is missing")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("report of a pod: %w", err)
-	}
-	created, now := p.GetCreated().AsTime(), time.Now()
-	if created.After(now) {
-		created = now
-	}
-	return &pod{on: t, Pod: &controlv1.Pod{
-		Namespace: p.GetNamespace(), Name: p.GetName(), Uid: p.GetUid(), HostNetwork: p.GetHostNetwork(),
-		Created: timestamppb.New(created), Node: t.node,
-	}}, nil
-}
-
-func (ns *nodes) drop(t *tunnelTo, uid string) {
-	p := t.pods[uid]
-	if p == nil {
-		return
-	}
-	delete(t.pods, uid)
-	key := podName{p.GetNamespace(), p.GetName()}
-	left := slices.DeleteFunc(ns.pods[key], func(o *pod) bool { return o == p })
-	if len(left) == 0 {
-		delete(ns.pods, key)
-		return
-	}
-	ns.pods[key] = left
-}
-
-// listPods returns the reported pods of a namespace ("" for all), one for each
-// UID, sorted.
-func (ns *nodes) listPods(namespace string) []*controlv1.Pod {
-	ns.mu.Lock()
-	seen := make(map[string]*controlv1.Pod)
-	for key, pods := range ns.pods {
-		if namespace == "" || key.namespace == namespace {
-			for _, p := range pods {
-				seen[p.GetUid()] = p.Pod
-			}
-		}
-	}
-	ns.mu.Unlock()
-	out := make([]*controlv1.Pod, 0, len(seen))
-	for _, p := range seen {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b *controlv1.Pod) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetUid(), b.GetUid()))
-	})
-	return out
 }
 
 // list returns what clients may know of each node; Streams is left to others.
@@ -317,13 +224,13 @@ func (ns *nodes) len() int {
 	return len(ns.all)
 }
 
-// goingAway tells every agent that this relay leaves.
-func (ns *nodes) goingAway(reason string, grace time.Duration) {
+// goingAway has every agent told that this relay leaves.
+func (ns *nodes) goingAway(farewell *controlv1.GoingAway) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	for _, n := range ns.all {
 		for _, t := range n.tunnels {
-			t.announce(goingAway(reason, grace))
+			t.announce(farewell)
 		}
 	}
 }

@@ -236,7 +236,7 @@ func TestNodesConcurrently(t *testing.T) {
 			_ = p.GetName() + p.GetNode() + p.GetCreated().String()
 		}
 	})
-	loop(func(int) { ns.list(); ns.len(); ns.tunnels("node-b"); ns.goingAway("x", 0) })
+	loop(func(int) { ns.list(); ns.len(); _, _ = ns.tunnels("node-b"); ns.goingAway(&controlv1.GoingAway{}) })
 	loop(func(int) {
 		_, _ = ns.Locate(context.Background(), Identity{}, Target{Namespace: "s", Pod: "p1"})
 	})

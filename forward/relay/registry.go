@@ -7,12 +7,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel/rpc"
@@ -24,6 +22,7 @@ const (
 	maxWord         = 64 // instance, version, name of a capability; bytes
 	maxCapabilities = 32
 	maxReason       = 256 // of what is logged, in bytes
+	maxOthers       = 256 // tunnels of an agent that it names
 )
 
 // registryService answers agents.
@@ -94,34 +93,55 @@ func (r *registryService) Attend(call attendCall) error {
 
 	t := newTunnelTo(p.sess, reg)
 	t.byCert = p.who().Cert != nil
-	if r.srv.nodes.taken(t) {
-		return r.nameTaken(call.Context(), t)
-	}
-	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: &controlv1.Registered{
-		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.byReport(),
-	}}}); err != nil {
-		return err
-	}
-	if !r.srv.nodes.add(t) {
+	sameAs, err := r.srv.nodes.add(t)
+	if err != nil {
 		return r.nameTaken(call.Context(), t)
 	}
 	defer r.srv.nodes.remove(t)
+	if err := call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Registered{Registered: &controlv1.Registered{
+		RelayId: r.srv.id, Version: r.srv.cfg.Version, ProtocolVersion: stream.Version, WantPods: r.srv.byReport(), SameAs: sameAs,
+	}}}); err != nil {
+		return err
+	}
+	if sameAs != 0 {
+		r.srv.metrics.refused("second-tunnel")
+		r.srv.cfg.Log.Debug("node has a tunnel already", "node", t.node, "from", p.sess.RemoteAddr().String())
+		return nil
+	}
 	r.srv.cfg.Log.Info("node registered", "node", t.node, "instance", t.instance, "version", t.version, "from", p.sess.RemoteAddr().String())
 	if !r.srv.Ready() {
-		t.announce(goingAway(errShutdown.Text, r.srv.cfg.DrainTimeout))
+		t.announce(r.srv.farewell())
 	}
 	var talking sync.WaitGroup
 	defer talking.Wait()
 	hearing := make(chan struct{})
 	defer close(hearing)
-	talking.Go(func() {
+	told := r.srv.audience.enter()
+	talking.Go(func() { defer told(); r.talk(call, t, hearing) })
+	return r.listen(call, p, t)
+}
+
+// talk tells an agent who the peers are, each time that changes, and at last that
+// the relay goes away. It returns then, or when nobody hears it any more.
+func (r *registryService) talk(call attendCall, t *tunnelTo, hearing <-chan struct{}) {
+	peers := r.srv.peers
+	for {
+		addrs, changed := peers.now()
+		if len(addrs) > 0 {
+			m := peers.message(addrs, r.srv.nodes.len())
+			if call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_Peers{Peers: m}}) != nil {
+				return
+			}
+		}
 		select {
+		case <-changed:
 		case g := <-t.farewell:
 			_ = call.Send(&controlv1.AttendResponse{Kind: &controlv1.AttendResponse_GoingAway{GoingAway: g}})
+			return
 		case <-hearing:
+			return
 		}
-	})
-	return r.listen(call, p, t)
+	}
 }
 
 func (r *registryService) nameTaken(ctx context.Context, t *tunnelTo) error {
@@ -175,7 +195,8 @@ func mayRegister(p *peer, reg *controlv1.Register) error {
 		return status.Error(codes.PermissionDenied, "a join token buys a certificate and nothing else: connect again with it")
 	case reg.GetNode() != who.Name:
 		return status.Errorf(codes.PermissionDenied, "this credential is for node %q", who.Name)
-	case reg.GetInstance() == "" || len(reg.GetInstance()) > maxWord || len(reg.GetVersion()) > maxWord || len(reg.GetCapabilities()) > maxCapabilities,
+	case reg.GetInstance() == "" || len(reg.GetInstance()) > maxWord || len(reg.GetVersion()) > maxWord,
+		len(reg.GetCapabilities()) > maxCapabilities, len(reg.GetOthers()) > maxOthers,
 		slices.ContainsFunc(reg.GetCapabilities(), func(c string) bool { return len(c) > maxWord }):
 		return status.Error(codes.InvalidArgument, "registration is out of bounds")
 	}
@@ -183,10 +204,6 @@ func mayRegister(p *peer, reg *controlv1.Register) error {
 		return status.Error(codes.AlreadyExists, "this tunnel is registered already")
 	}
 	return nil
-}
-
-func goingAway(reason string, grace time.Duration) *controlv1.GoingAway {
-	return &controlv1.GoingAway{Reason: reason, Grace: durationpb.New(grace)}
 }
 
 // clip cuts what a peer said to the length of a log line.

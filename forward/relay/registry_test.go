@@ -312,7 +312,7 @@ func TestTokensGoBeforeCertificates(t *testing.T) {
 	first := func(want *link, n int) {
 		t.Helper()
 		eventually(t, "the tunnels are as they should be", func() bool {
-			ts := r.s.nodes.tunnels("node-a")
+			ts, _ := r.s.nodes.tunnels("node-a")
 			return len(ts) == n && ts[0].sess == want.near
 		})
 	}
@@ -339,7 +339,8 @@ func TestTokensGoBeforeCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	first(again, 2)
-	if r.s.nodes.add(&tunnelTo{node: "node-b"}); r.s.nodes.add(&tunnelTo{node: "node-b", byCert: true}) {
+	_, _ = r.s.nodes.add(&tunnelTo{node: "node-b"})
+	if _, err := r.s.nodes.add(&tunnelTo{node: "node-b", byCert: true}); err == nil {
 		t.Error("taken in the last moment")
 	}
 }

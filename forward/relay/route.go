@@ -132,7 +132,7 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 		Kind: stream.KindForward, ID: w.flow.id, UID: at.UID, Port: t.Port,
 		Namespace: t.Namespace, Pod: t.Pod, User: w.flow.user,
 	}
-	for _, t := range w.srv.nodes.tunnels(at.Node) {
+	for _, t := range w.tunnels(ctx, at.Node) {
 		st, err := openOn(ctx, t.sess, onward)
 		switch {
 		case err == nil:
@@ -152,6 +152,17 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 	return end{}, offline(at.Node)
 }
 
+// tunnels returns the ways to a node. A fresh relay waits for the first one, unless
+// there are others that the caller can go to meanwhile.
+func (w *way) tunnels(ctx context.Context, node string) []*tunnelTo {
+	for {
+		tunnels, changed := w.srv.nodes.tunnels(node)
+		if len(tunnels) > 0 || w.srv.peers.count() > 1 || !awaitReport(ctx, changed, w.srv.nodes.settled) {
+			return tunnels
+		}
+	}
+}
+
 func offline(node string) *stream.Error {
 	return &stream.Error{Code: stream.AgentOffline, Text: fmt.Sprintf("no agent is connected for node %s", node)}
 }
@@ -160,7 +171,7 @@ func offline(node string) *stream.Error {
 // is the *stream.Error that a Dial to its pods would meet now: a door that can
 // refuse before it lets somebody in should.
 func (s *Server) Reaches(node string) error {
-	if len(s.nodes.tunnels(node)) == 0 {
+	if tunnels, _ := s.nodes.tunnels(node); len(tunnels) == 0 {
 		return offline(node)
 	}
 	return nil

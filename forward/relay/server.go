@@ -34,6 +34,7 @@ type Server struct {
 	started time.Time
 
 	nodes   *nodes
+	peers   *peerGroup
 	flows   flows
 	metrics *metrics
 	noise   *noise
@@ -46,6 +47,7 @@ type Server struct {
 	door     door
 	front    *front // nil: no HTTP
 	sessions atomic.Int64
+	audience audience
 	draining chan struct{} // closed when Serve's context has ended
 }
 
@@ -62,6 +64,7 @@ func New(cfg Config) (*Server, error) {
 		id:       hex.EncodeToString(id[:]),
 		started:  time.Now(),
 		nodes:    newNodes(cfg.MaxPodsPerNode, time.Now().Add(cfg.SettleTime)),
+		peers:    newPeerGroup(cfg.Peers),
 		noise:    newNoise(cfg.Log),
 		agents:   rpc.NewListener(),
 		clients:  rpc.NewListener(),
@@ -118,6 +121,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		background.Go(func() { _ = srv.g.Serve(srv.l) })
 		defer srv.g.Stop()
 	}
+	background.Go(func() {
+		s.peers.watch(base, func(err error) { s.noise.warn(base, "relays beside this one not found", "err", err) })
+	})
 	if s.front != nil {
 		background.Go(func() { s.front.run(users) })
 		defer s.front.close()
@@ -131,11 +137,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.cfg.Log.Info("relay is going away", "streams", s.flows.len(), "drain_timeout", s.cfg.DrainTimeout.String())
 	close(s.draining)
 	s.flows.close()
-	s.nodes.goingAway(errShutdown.Text, s.cfg.DrainTimeout)
+	s.nodes.goingAway(s.farewell())
 	if s.front != nil {
 		background.Go(func() { s.front.drain(base, s.cfg.DrainTimeout) })
 	}
 	s.waitIdle(s.cfg.DrainTimeout)
+	s.reportCut()
+	s.audience.await()
 	stopUsers(errShutdown)
 	s.waitIdle(2 * partingTime)
 	stopAll(errShutdown)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
@@ -23,10 +24,40 @@ func (v *viewService) About(ctx context.Context, _ *controlv1.AboutRequest) (*co
 	if err != nil {
 		return nil, err
 	}
+	return v.about(p), nil
+}
+
+func (v *viewService) about(p *peer) *controlv1.AboutResponse {
 	return &controlv1.AboutResponse{
 		RelayId: v.srv.id, Version: v.srv.cfg.Version, ProtocolVersion: stream.Version,
 		Started: timestamppb.New(v.srv.started), User: p.who().Name,
-	}, nil
+		Relays: uint32(v.srv.peers.count()), ByReport: v.srv.byReport(),
+	}
+}
+
+// Watch tells what About tells, and that the relay goes away.
+func (v *viewService) Watch(_ *controlv1.WatchRequest, call grpc.ServerStreamingServer[controlv1.WatchResponse]) error {
+	p, err := caller(call.Context())
+	if err != nil {
+		return err
+	}
+	if err := call.Send(&controlv1.WatchResponse{Kind: &controlv1.WatchResponse_About{About: v.about(p)}}); err != nil {
+		return err
+	}
+	told := v.srv.audience.enter()
+	defer told()
+	select {
+	case <-call.Context().Done():
+		return nil
+	case <-v.srv.draining:
+	}
+	bye := &controlv1.WatchResponse{Kind: &controlv1.WatchResponse_GoingAway{GoingAway: v.srv.farewell()}}
+	if err := call.Send(bye); err != nil {
+		return err
+	}
+	told()
+	<-call.Context().Done()
+	return nil
 }
 
 // oversees returns the caller and whether he is shown what others do.

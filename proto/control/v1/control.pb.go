@@ -340,6 +340,7 @@ type AttendResponse struct {
 	//
 	//	*AttendResponse_Registered
 	//	*AttendResponse_GoingAway
+	//	*AttendResponse_Peers
 	Kind          isAttendResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -400,6 +401,15 @@ func (x *AttendResponse) GetGoingAway() *GoingAway {
 	return nil
 }
 
+func (x *AttendResponse) GetPeers() *Peers {
+	if x != nil {
+		if x, ok := x.Kind.(*AttendResponse_Peers); ok {
+			return x.Peers
+		}
+	}
+	return nil
+}
+
 type isAttendResponse_Kind interface {
 	isAttendResponse_Kind()
 }
@@ -412,9 +422,16 @@ type AttendResponse_GoingAway struct {
 	GoingAway *GoingAway `protobuf:"bytes,2,opt,name=going_away,json=goingAway,proto3,oneof"`
 }
 
+type AttendResponse_Peers struct {
+	// As soon as the relay knows it, and each time it changes.
+	Peers *Peers `protobuf:"bytes,3,opt,name=peers,proto3,oneof"`
+}
+
 func (*AttendResponse_Registered) isAttendResponse_Kind() {}
 
 func (*AttendResponse_GoingAway) isAttendResponse_Kind() {}
+
+func (*AttendResponse_Peers) isAttendResponse_Kind() {}
 
 type Register struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -428,8 +445,14 @@ type Register struct {
 	// Highest version of the stream protocol the agent speaks.
 	ProtocolVersion uint32 `protobuf:"varint,4,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
 	// Names of optional abilities, for example "host-network".
-	Capabilities  []string               `protobuf:"bytes,5,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
+	Capabilities []string               `protobuf:"bytes,5,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Started      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
+	// Names this tunnel among those of the instance; 0: it has no name.
+	Tunnel uint64 `protobuf:"varint,7,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// Tunnels of this instance, to whatever relays, that live as far as the agent
+	// can tell and that it has not said goodbye on; also those that it registers at
+	// the moment. At most 256.
+	Others        []uint64 `protobuf:"varint,8,rep,packed,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -506,6 +529,20 @@ func (x *Register) GetStarted() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Register) GetTunnel() uint64 {
+	if x != nil {
+		return x.Tunnel
+	}
+	return 0
+}
+
+func (x *Register) GetOthers() []uint64 {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
 type Registered struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identity of the relay process, stable while it runs.
@@ -513,7 +550,10 @@ type Registered struct {
 	Version         string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	ProtocolVersion uint32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
 	// Whether the relay wants to be told about pods (a standalone relay does).
-	WantPods      bool `protobuf:"varint,4,opt,name=want_pods,json=wantPods,proto3" json:"want_pods,omitempty"`
+	WantPods bool `protobuf:"varint,4,opt,name=want_pods,json=wantPods,proto3" json:"want_pods,omitempty"`
+	// If not 0: this tunnel is not registered, since that one of Register.others
+	// leads to this relay already. The relay ends the call.
+	SameAs        uint64 `protobuf:"varint,5,opt,name=same_as,json=sameAs,proto3" json:"same_as,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +616,89 @@ func (x *Registered) GetWantPods() bool {
 	return false
 }
 
+func (x *Registered) GetSameAs() uint64 {
+	if x != nil {
+		return x.SameAs
+	}
+	return 0
+}
+
+// Peers is what a relay knows of the relays that serve the same nodes and the same
+// clients. It does not ask them: it is told by its cluster, by DNS, or by its flags.
+type Peers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Relays that tell the same name belong together. At most 256 bytes.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// How many there are, the one that tells included.
+	Count uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// ip:port where agents may reach them. Perhaps not from everywhere: a relay
+	// that is not reached so may be reached as the one that tells was. At most 64.
+	Addrs []string `protobuf:"bytes,3,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	// Who looks for a relay that he cannot reach at an address of its own should
+	// pause so long between two attempts: all agents do at the same time.
+	Pace          *durationpb.Duration `protobuf:"bytes,4,opt,name=pace,proto3" json:"pace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peers) Reset() {
+	*x = Peers{}
+	mi := &file_control_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peers) ProtoMessage() {}
+
+func (x *Peers) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peers.ProtoReflect.Descriptor instead.
+func (*Peers) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Peers) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Peers) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Peers) GetAddrs() []string {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *Peers) GetPace() *durationpb.Duration {
+	if x != nil {
+		return x.Pace
+	}
+	return nil
+}
+
 type PodChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The first report is full: what it does not name is gone.
@@ -589,7 +712,7 @@ type PodChanges struct {
 
 func (x *PodChanges) Reset() {
 	*x = PodChanges{}
-	mi := &file_control_v1_control_proto_msgTypes[8]
+	mi := &file_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +724,7 @@ func (x *PodChanges) String() string {
 func (*PodChanges) ProtoMessage() {}
 
 func (x *PodChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[8]
+	mi := &file_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +737,7 @@ func (x *PodChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodChanges.ProtoReflect.Descriptor instead.
 func (*PodChanges) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PodChanges) GetFull() bool {
@@ -643,14 +766,17 @@ type GoingAway struct {
 	// For people, at most 256 bytes.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// How long streams that run may go on.
-	Grace         *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
+	Grace *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Who replaces the session should do so at some moment within this time, so that
+	// not all do at once. Who needs it now need not wait.
+	Spread        *durationpb.Duration `protobuf:"bytes,3,opt,name=spread,proto3" json:"spread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GoingAway) Reset() {
 	*x = GoingAway{}
-	mi := &file_control_v1_control_proto_msgTypes[9]
+	mi := &file_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +788,7 @@ func (x *GoingAway) String() string {
 func (*GoingAway) ProtoMessage() {}
 
 func (x *GoingAway) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[9]
+	mi := &file_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +801,7 @@ func (x *GoingAway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoingAway.ProtoReflect.Descriptor instead.
 func (*GoingAway) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GoingAway) GetReason() string {
@@ -688,6 +814,13 @@ func (x *GoingAway) GetReason() string {
 func (x *GoingAway) GetGrace() *durationpb.Duration {
 	if x != nil {
 		return x.Grace
+	}
+	return nil
+}
+
+func (x *GoingAway) GetSpread() *durationpb.Duration {
+	if x != nil {
+		return x.Spread
 	}
 	return nil
 }
@@ -707,7 +840,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_control_v1_control_proto_msgTypes[10]
+	mi := &file_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +852,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[10]
+	mi := &file_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +865,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Pod) GetNamespace() string {
@@ -787,7 +920,7 @@ type ListPodsRequest struct {
 
 func (x *ListPodsRequest) Reset() {
 	*x = ListPodsRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[11]
+	mi := &file_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +932,7 @@ func (x *ListPodsRequest) String() string {
 func (*ListPodsRequest) ProtoMessage() {}
 
 func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[11]
+	mi := &file_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +945,7 @@ func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsRequest.ProtoReflect.Descriptor instead.
 func (*ListPodsRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListPodsRequest) GetNamespace() string {
@@ -831,7 +964,7 @@ type ListPodsResponse struct {
 
 func (x *ListPodsResponse) Reset() {
 	*x = ListPodsResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[12]
+	mi := &file_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +976,7 @@ func (x *ListPodsResponse) String() string {
 func (*ListPodsResponse) ProtoMessage() {}
 
 func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[12]
+	mi := &file_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +989,7 @@ func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsResponse.ProtoReflect.Descriptor instead.
 func (*ListPodsResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListPodsResponse) GetPods() []*Pod {
@@ -877,7 +1010,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[13]
+	mi := &file_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1022,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[13]
+	mi := &file_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1035,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DescribeRequest) GetUid() string {
@@ -931,7 +1064,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[14]
+	mi := &file_control_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1076,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[14]
+	mi := &file_control_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1089,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DescribeResponse) GetPod() *Pod {
@@ -988,7 +1121,7 @@ type AboutRequest struct {
 
 func (x *AboutRequest) Reset() {
 	*x = AboutRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[15]
+	mi := &file_control_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1133,7 @@ func (x *AboutRequest) String() string {
 func (*AboutRequest) ProtoMessage() {}
 
 func (x *AboutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[15]
+	mi := &file_control_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1146,7 @@ func (x *AboutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AboutRequest.ProtoReflect.Descriptor instead.
 func (*AboutRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 type AboutResponse struct {
@@ -1023,14 +1156,19 @@ type AboutResponse struct {
 	ProtocolVersion uint32                 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
 	Started         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
 	// Who the relay takes the caller for.
-	User          string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	User string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	// How many relays serve the same pods, this one included; 0: not known.
+	Relays uint32 `protobuf:"varint,6,opt,name=relays,proto3" json:"relays,omitempty"`
+	// Pods are found among those that the agents of this very relay report: another
+	// one may know a pod that this one does not.
+	ByReport      bool `protobuf:"varint,7,opt,name=by_report,json=byReport,proto3" json:"by_report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AboutResponse) Reset() {
 	*x = AboutResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[16]
+	mi := &file_control_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1180,7 @@ func (x *AboutResponse) String() string {
 func (*AboutResponse) ProtoMessage() {}
 
 func (x *AboutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[16]
+	mi := &file_control_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1193,7 @@ func (x *AboutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AboutResponse.ProtoReflect.Descriptor instead.
 func (*AboutResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AboutResponse) GetRelayId() string {
@@ -1093,6 +1231,140 @@ func (x *AboutResponse) GetUser() string {
 	return ""
 }
 
+func (x *AboutResponse) GetRelays() uint32 {
+	if x != nil {
+		return x.Relays
+	}
+	return 0
+}
+
+func (x *AboutResponse) GetByReport() bool {
+	if x != nil {
+		return x.ByReport
+	}
+	return false
+}
+
+type WatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_control_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*WatchResponse_About
+	//	*WatchResponse_GoingAway
+	Kind          isWatchResponse_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_control_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WatchResponse) GetKind() isWatchResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetAbout() *AboutResponse {
+	if x != nil {
+		if x, ok := x.Kind.(*WatchResponse_About); ok {
+			return x.About
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetGoingAway() *GoingAway {
+	if x != nil {
+		if x, ok := x.Kind.(*WatchResponse_GoingAway); ok {
+			return x.GoingAway
+		}
+	}
+	return nil
+}
+
+type isWatchResponse_Kind interface {
+	isWatchResponse_Kind()
+}
+
+type WatchResponse_About struct {
+	// The first message.
+	About *AboutResponse `protobuf:"bytes,1,opt,name=about,proto3,oneof"`
+}
+
+type WatchResponse_GoingAway struct {
+	// New streams are refused from now on.
+	GoingAway *GoingAway `protobuf:"bytes,2,opt,name=going_away,json=goingAway,proto3,oneof"`
+}
+
+func (*WatchResponse_About) isWatchResponse_Kind() {}
+
+func (*WatchResponse_GoingAway) isWatchResponse_Kind() {}
+
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1101,7 +1373,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[17]
+	mi := &file_control_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1385,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[17]
+	mi := &file_control_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1398,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 type ListNodesResponse struct {
@@ -1138,7 +1410,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[18]
+	mi := &file_control_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1422,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[18]
+	mi := &file_control_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1435,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeInfo {
@@ -1191,7 +1463,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_control_v1_control_proto_msgTypes[19]
+	mi := &file_control_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1475,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[19]
+	mi := &file_control_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1488,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -1290,7 +1562,7 @@ type ListStreamsRequest struct {
 
 func (x *ListStreamsRequest) Reset() {
 	*x = ListStreamsRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[20]
+	mi := &file_control_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1574,7 @@ func (x *ListStreamsRequest) String() string {
 func (*ListStreamsRequest) ProtoMessage() {}
 
 func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[20]
+	mi := &file_control_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1587,7 @@ func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
 func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 type ListStreamsResponse struct {
@@ -1327,7 +1599,7 @@ type ListStreamsResponse struct {
 
 func (x *ListStreamsResponse) Reset() {
 	*x = ListStreamsResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[21]
+	mi := &file_control_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1611,7 @@ func (x *ListStreamsResponse) String() string {
 func (*ListStreamsResponse) ProtoMessage() {}
 
 func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[21]
+	mi := &file_control_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1624,7 @@ func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
 func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListStreamsResponse) GetStreams() []*StreamInfo {
@@ -1381,7 +1653,7 @@ type StreamInfo struct {
 
 func (x *StreamInfo) Reset() {
 	*x = StreamInfo{}
-	mi := &file_control_v1_control_proto_msgTypes[22]
+	mi := &file_control_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1665,7 @@ func (x *StreamInfo) String() string {
 func (*StreamInfo) ProtoMessage() {}
 
 func (x *StreamInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[22]
+	mi := &file_control_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1678,7 @@ func (x *StreamInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamInfo.ProtoReflect.Descriptor instead.
 func (*StreamInfo) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StreamInfo) GetId() string {
@@ -1491,7 +1763,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[23]
+	mi := &file_control_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1775,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[23]
+	mi := &file_control_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1788,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CheckRequest) GetNamespace() string {
@@ -1554,7 +1826,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[24]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1838,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[24]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1851,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CheckResponse) GetSteps() []*CheckStep {
@@ -1624,7 +1896,7 @@ type CheckStep struct {
 
 func (x *CheckStep) Reset() {
 	*x = CheckStep{}
-	mi := &file_control_v1_control_proto_msgTypes[25]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1908,7 @@ func (x *CheckStep) String() string {
 func (*CheckStep) ProtoMessage() {}
 
 func (x *CheckStep) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[25]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1921,7 @@ func (x *CheckStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStep.ProtoReflect.Descriptor instead.
 func (*CheckStep) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CheckStep) GetName() string {
@@ -1694,35 +1966,45 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x04pods\x18\x02 \x01(\v2\x1e.culvert.control.v1.PodChangesH\x00R\x04pods\x12>\n" +
 	"\n" +
 	"going_away\x18\x03 \x01(\v2\x1d.culvert.control.v1.GoingAwayH\x00R\tgoingAwayB\x06\n" +
-	"\x04kind\"\x9a\x01\n" +
+	"\x04kind\"\xcd\x01\n" +
 	"\x0eAttendResponse\x12@\n" +
 	"\n" +
 	"registered\x18\x01 \x01(\v2\x1e.culvert.control.v1.RegisteredH\x00R\n" +
 	"registered\x12>\n" +
 	"\n" +
-	"going_away\x18\x02 \x01(\v2\x1d.culvert.control.v1.GoingAwayH\x00R\tgoingAwayB\x06\n" +
-	"\x04kind\"\xd9\x01\n" +
+	"going_away\x18\x02 \x01(\v2\x1d.culvert.control.v1.GoingAwayH\x00R\tgoingAway\x121\n" +
+	"\x05peers\x18\x03 \x01(\v2\x19.culvert.control.v1.PeersH\x00R\x05peersB\x06\n" +
+	"\x04kind\"\x89\x02\n" +
 	"\bRegister\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12)\n" +
 	"\x10protocol_version\x18\x04 \x01(\rR\x0fprotocolVersion\x12\"\n" +
 	"\fcapabilities\x18\x05 \x03(\tR\fcapabilities\x124\n" +
-	"\astarted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"\x89\x01\n" +
+	"\astarted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x16\n" +
+	"\x06tunnel\x18\a \x01(\x04R\x06tunnel\x12\x16\n" +
+	"\x06others\x18\b \x03(\x04R\x06others\"\xa2\x01\n" +
 	"\n" +
 	"Registered\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12)\n" +
 	"\x10protocol_version\x18\x03 \x01(\rR\x0fprotocolVersion\x12\x1b\n" +
-	"\twant_pods\x18\x04 \x01(\bR\bwantPods\"k\n" +
+	"\twant_pods\x18\x04 \x01(\bR\bwantPods\x12\x17\n" +
+	"\asame_as\x18\x05 \x01(\x04R\x06sameAs\"x\n" +
+	"\x05Peers\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\x12-\n" +
+	"\x04pace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04pace\"k\n" +
 	"\n" +
 	"PodChanges\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x12/\n" +
 	"\x06upsert\x18\x02 \x03(\v2\x17.culvert.control.v1.PodR\x06upsert\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\tR\aremoved\"T\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\"\x87\x01\n" +
 	"\tGoingAway\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12/\n" +
-	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\xb6\x01\n" +
+	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x121\n" +
+	"\x06spread\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06spread\"\xb6\x01\n" +
 	"\x03Pod\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1741,13 +2023,21 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x03pod\x18\x01 \x01(\v2\x17.culvert.control.v1.PodR\x03pod\x12\x18\n" +
 	"\aallowed\x18\x02 \x01(\bR\aallowed\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x0e\n" +
-	"\fAboutRequest\"\xb9\x01\n" +
+	"\fAboutRequest\"\xee\x01\n" +
 	"\rAboutResponse\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12)\n" +
 	"\x10protocol_version\x18\x03 \x01(\rR\x0fprotocolVersion\x124\n" +
 	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x12\n" +
-	"\x04user\x18\x05 \x01(\tR\x04user\"\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12\x16\n" +
+	"\x06relays\x18\x06 \x01(\rR\x06relays\x12\x1b\n" +
+	"\tby_report\x18\a \x01(\bR\bbyReport\"\x0e\n" +
+	"\fWatchRequest\"\x92\x01\n" +
+	"\rWatchResponse\x129\n" +
+	"\x05about\x18\x01 \x01(\v2!.culvert.control.v1.AboutResponseH\x00R\x05about\x12>\n" +
+	"\n" +
+	"going_away\x18\x02 \x01(\v2\x1d.culvert.control.v1.GoingAwayH\x00R\tgoingAwayB\x06\n" +
+	"\x04kind\"\x12\n" +
 	"\x10ListNodesRequest\"G\n" +
 	"\x11ListNodesResponse\x122\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1c.culvert.control.v1.NodeInfoR\x05nodes\"\x9e\x02\n" +
@@ -1800,12 +2090,13 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x06Attend\x12!.culvert.control.v1.AttendRequest\x1a\".culvert.control.v1.AttendResponse(\x010\x012\xb4\x01\n" +
 	"\x04Node\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12U\n" +
-	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\xb3\x03\n" +
+	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\x83\x04\n" +
 	"\x04View\x12L\n" +
 	"\x05About\x12 .culvert.control.v1.AboutRequest\x1a!.culvert.control.v1.AboutResponse\x12X\n" +
 	"\tListNodes\x12$.culvert.control.v1.ListNodesRequest\x1a%.culvert.control.v1.ListNodesResponse\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12^\n" +
-	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponse\x12L\n" +
+	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponse\x12N\n" +
+	"\x05Watch\x12 .culvert.control.v1.WatchRequest\x1a!.culvert.control.v1.WatchResponse0\x01\x12L\n" +
 	"\x05Check\x12 .culvert.control.v1.CheckRequest\x1a!.culvert.control.v1.CheckResponseB;Z9github.com/culvert-k8s/culvert/proto/control/v1;controlv1b\x06proto3"
 
 var (
@@ -1820,7 +2111,7 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_control_v1_control_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: culvert.control.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: culvert.control.v1.JoinResponse
@@ -1830,72 +2121,82 @@ var file_control_v1_control_proto_goTypes = []any{
 	(*AttendResponse)(nil),        // 5: culvert.control.v1.AttendResponse
 	(*Register)(nil),              // 6: culvert.control.v1.Register
 	(*Registered)(nil),            // 7: culvert.control.v1.Registered
-	(*PodChanges)(nil),            // 8: culvert.control.v1.PodChanges
-	(*GoingAway)(nil),             // 9: culvert.control.v1.GoingAway
-	(*Pod)(nil),                   // 10: culvert.control.v1.Pod
-	(*ListPodsRequest)(nil),       // 11: culvert.control.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),      // 12: culvert.control.v1.ListPodsResponse
-	(*DescribeRequest)(nil),       // 13: culvert.control.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 14: culvert.control.v1.DescribeResponse
-	(*AboutRequest)(nil),          // 15: culvert.control.v1.AboutRequest
-	(*AboutResponse)(nil),         // 16: culvert.control.v1.AboutResponse
-	(*ListNodesRequest)(nil),      // 17: culvert.control.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 18: culvert.control.v1.ListNodesResponse
-	(*NodeInfo)(nil),              // 19: culvert.control.v1.NodeInfo
-	(*ListStreamsRequest)(nil),    // 20: culvert.control.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),   // 21: culvert.control.v1.ListStreamsResponse
-	(*StreamInfo)(nil),            // 22: culvert.control.v1.StreamInfo
-	(*CheckRequest)(nil),          // 23: culvert.control.v1.CheckRequest
-	(*CheckResponse)(nil),         // 24: culvert.control.v1.CheckResponse
-	(*CheckStep)(nil),             // 25: culvert.control.v1.CheckStep
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(*Peers)(nil),                 // 8: culvert.control.v1.Peers
+	(*PodChanges)(nil),            // 9: culvert.control.v1.PodChanges
+	(*GoingAway)(nil),             // 10: culvert.control.v1.GoingAway
+	(*Pod)(nil),                   // 11: culvert.control.v1.Pod
+	(*ListPodsRequest)(nil),       // 12: culvert.control.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),      // 13: culvert.control.v1.ListPodsResponse
+	(*DescribeRequest)(nil),       // 14: culvert.control.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 15: culvert.control.v1.DescribeResponse
+	(*AboutRequest)(nil),          // 16: culvert.control.v1.AboutRequest
+	(*AboutResponse)(nil),         // 17: culvert.control.v1.AboutResponse
+	(*WatchRequest)(nil),          // 18: culvert.control.v1.WatchRequest
+	(*WatchResponse)(nil),         // 19: culvert.control.v1.WatchResponse
+	(*ListNodesRequest)(nil),      // 20: culvert.control.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 21: culvert.control.v1.ListNodesResponse
+	(*NodeInfo)(nil),              // 22: culvert.control.v1.NodeInfo
+	(*ListStreamsRequest)(nil),    // 23: culvert.control.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),   // 24: culvert.control.v1.ListStreamsResponse
+	(*StreamInfo)(nil),            // 25: culvert.control.v1.StreamInfo
+	(*CheckRequest)(nil),          // 26: culvert.control.v1.CheckRequest
+	(*CheckResponse)(nil),         // 27: culvert.control.v1.CheckResponse
+	(*CheckStep)(nil),             // 28: culvert.control.v1.CheckStep
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	26, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
-	26, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
+	29, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
+	29, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: culvert.control.v1.AttendRequest.register:type_name -> culvert.control.v1.Register
-	8,  // 3: culvert.control.v1.AttendRequest.pods:type_name -> culvert.control.v1.PodChanges
-	9,  // 4: culvert.control.v1.AttendRequest.going_away:type_name -> culvert.control.v1.GoingAway
+	9,  // 3: culvert.control.v1.AttendRequest.pods:type_name -> culvert.control.v1.PodChanges
+	10, // 4: culvert.control.v1.AttendRequest.going_away:type_name -> culvert.control.v1.GoingAway
 	7,  // 5: culvert.control.v1.AttendResponse.registered:type_name -> culvert.control.v1.Registered
-	9,  // 6: culvert.control.v1.AttendResponse.going_away:type_name -> culvert.control.v1.GoingAway
-	26, // 7: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
-	10, // 8: culvert.control.v1.PodChanges.upsert:type_name -> culvert.control.v1.Pod
-	27, // 9: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
-	26, // 10: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
-	10, // 11: culvert.control.v1.ListPodsResponse.pods:type_name -> culvert.control.v1.Pod
-	10, // 12: culvert.control.v1.DescribeResponse.pod:type_name -> culvert.control.v1.Pod
-	26, // 13: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
-	19, // 14: culvert.control.v1.ListNodesResponse.nodes:type_name -> culvert.control.v1.NodeInfo
-	26, // 15: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
-	22, // 16: culvert.control.v1.ListStreamsResponse.streams:type_name -> culvert.control.v1.StreamInfo
-	26, // 17: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
-	25, // 18: culvert.control.v1.CheckResponse.steps:type_name -> culvert.control.v1.CheckStep
-	0,  // 19: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
-	2,  // 20: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
-	4,  // 21: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
-	11, // 22: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	13, // 23: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
-	15, // 24: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
-	17, // 25: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
-	11, // 26: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	20, // 27: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
-	23, // 28: culvert.control.v1.View.Check:input_type -> culvert.control.v1.CheckRequest
-	1,  // 29: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
-	3,  // 30: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
-	5,  // 31: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
-	12, // 32: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	14, // 33: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
-	16, // 34: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
-	18, // 35: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
-	12, // 36: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	21, // 37: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
-	24, // 38: culvert.control.v1.View.Check:output_type -> culvert.control.v1.CheckResponse
-	29, // [29:39] is the sub-list for method output_type
-	19, // [19:29] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	10, // 6: culvert.control.v1.AttendResponse.going_away:type_name -> culvert.control.v1.GoingAway
+	8,  // 7: culvert.control.v1.AttendResponse.peers:type_name -> culvert.control.v1.Peers
+	29, // 8: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
+	30, // 9: culvert.control.v1.Peers.pace:type_name -> google.protobuf.Duration
+	11, // 10: culvert.control.v1.PodChanges.upsert:type_name -> culvert.control.v1.Pod
+	30, // 11: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
+	30, // 12: culvert.control.v1.GoingAway.spread:type_name -> google.protobuf.Duration
+	29, // 13: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	11, // 14: culvert.control.v1.ListPodsResponse.pods:type_name -> culvert.control.v1.Pod
+	11, // 15: culvert.control.v1.DescribeResponse.pod:type_name -> culvert.control.v1.Pod
+	29, // 16: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
+	17, // 17: culvert.control.v1.WatchResponse.about:type_name -> culvert.control.v1.AboutResponse
+	10, // 18: culvert.control.v1.WatchResponse.going_away:type_name -> culvert.control.v1.GoingAway
+	22, // 19: culvert.control.v1.ListNodesResponse.nodes:type_name -> culvert.control.v1.NodeInfo
+	29, // 20: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
+	25, // 21: culvert.control.v1.ListStreamsResponse.streams:type_name -> culvert.control.v1.StreamInfo
+	29, // 22: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
+	28, // 23: culvert.control.v1.CheckResponse.steps:type_name -> culvert.control.v1.CheckStep
+	0,  // 24: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
+	2,  // 25: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
+	4,  // 26: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
+	12, // 27: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	14, // 28: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
+	16, // 29: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
+	20, // 30: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
+	12, // 31: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	23, // 32: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
+	18, // 33: culvert.control.v1.View.Watch:input_type -> culvert.control.v1.WatchRequest
+	26, // 34: culvert.control.v1.View.Check:input_type -> culvert.control.v1.CheckRequest
+	1,  // 35: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
+	3,  // 36: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
+	5,  // 37: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
+	13, // 38: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	15, // 39: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
+	17, // 40: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
+	21, // 41: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
+	13, // 42: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	24, // 43: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
+	19, // 44: culvert.control.v1.View.Watch:output_type -> culvert.control.v1.WatchResponse
+	27, // 45: culvert.control.v1.View.Check:output_type -> culvert.control.v1.CheckResponse
+	35, // [35:46] is the sub-list for method output_type
+	24, // [24:35] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -1911,6 +2212,11 @@ func file_control_v1_control_proto_init() {
 	file_control_v1_control_proto_msgTypes[5].OneofWrappers = []any{
 		(*AttendResponse_Registered)(nil),
 		(*AttendResponse_GoingAway)(nil),
+		(*AttendResponse_Peers)(nil),
+	}
+	file_control_v1_control_proto_msgTypes[19].OneofWrappers = []any{
+		(*WatchResponse_About)(nil),
+		(*WatchResponse_GoingAway)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1918,7 +2224,7 @@ func file_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

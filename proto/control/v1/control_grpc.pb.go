@@ -371,6 +371,7 @@ const (
 	View_ListNodes_FullMethodName   = "/culvert.control.v1.View/ListNodes"
 	View_ListPods_FullMethodName    = "/culvert.control.v1.View/ListPods"
 	View_ListStreams_FullMethodName = "/culvert.control.v1.View/ListStreams"
+	View_Watch_FullMethodName       = "/culvert.control.v1.View/Watch"
 	View_Check_FullMethodName       = "/culvert.control.v1.View/Check"
 )
 
@@ -388,6 +389,9 @@ type ViewClient interface {
 	ListPods(ctx context.Context, in *ListPodsRequest, opts ...grpc.CallOption) (*ListPodsResponse, error)
 	// ListStreams returns the forwarded streams that are open now.
 	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
+	// Watch tells what the client should know of the relay, now and as it changes,
+	// until the session ends.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Check goes the way of a stream to a port of a pod without opening it, and
 	// says how far it got.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
@@ -441,6 +445,25 @@ func (c *viewClient) ListStreams(ctx context.Context, in *ListStreamsRequest, op
 	return out, nil
 }
 
+func (c *viewClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &View_ServiceDesc.Streams[0], View_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type View_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 func (c *viewClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CheckResponse)
@@ -465,6 +488,9 @@ type ViewServer interface {
 	ListPods(context.Context, *ListPodsRequest) (*ListPodsResponse, error)
 	// ListStreams returns the forwarded streams that are open now.
 	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
+	// Watch tells what the client should know of the relay, now and as it changes,
+	// until the session ends.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Check goes the way of a stream to a port of a pod without opening it, and
 	// says how far it got.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
@@ -489,6 +515,9 @@ func (UnimplementedViewServer) ListPods(context.Context, *ListPodsRequest) (*Lis
 }
 func (UnimplementedViewServer) ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListStreams not implemented")
+}
+func (UnimplementedViewServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedViewServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
@@ -586,6 +615,17 @@ func _View_ListStreams_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _View_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ViewServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type View_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 func _View_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CheckRequest)
 	if err := dec(in); err != nil {
@@ -632,6 +672,12 @@ var View_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _View_Check_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _View_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "control/v1/control.proto",
 }
