@@ -37,15 +37,16 @@ var rooms = []room{
 		"where the pod of a target is, asked of the API server as the user; the rest of the client works without",
 	},
 	{
-		"forward/relay", []string{"forward", "forward/tunnel/...", "proto/...", "forward/relay/policy"},
+		"forward/relay", []string{"forward", "forward/relay/audit", "forward/relay/policy", "forward/tunnel/...", "proto/..."},
 		"the relay must work without Kubernetes; relay/kube plugs into it, not the other way round",
 	},
+	{"forward/relay/audit", nil, "what is written down for others to read has a schema and a life of its own"},
 	{
 		"forward/relay/policy", []string{"forward/tunnel/identity"},
 		"what may be reached is decided without a relay, so that a file can be tried out where it is written",
 	},
 	{
-		"forward/relay/kube", []string{"forward/relay", "forward/relay/kubectl", "forward/relay/policy", "forward", "forward/tunnel/identity", "proto/..."},
+		"forward/relay/kube", []string{"forward/relay", "forward/relay/audit", "forward/relay/kubectl", "forward/relay/policy", "forward", "forward/tunnel/identity", "proto/..."},
 		"answers the relay's questions about callers and pods, and passes on what is not port-forward",
 	},
 	{

@@ -21,6 +21,8 @@ type serveFlags struct {
 	policy              string
 	peers               peerFlags
 	drain               time.Duration
+	auditLog            string
+	auditRequired       bool
 	logFormat, logLevel string
 }
 
@@ -56,6 +58,8 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 	fl.StringVar(&f.policy, "policy", "", "`file` with rules that narrow what callers may reach (YAML, docs/policy.md); followed while it changes")
 	f.peers.register(fl)
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
+	fl.StringVar(&f.auditLog, "audit-log", "", "`file` that gets a line of JSON for each stream and each refusal, opened again when it is moved away and on SIGHUP; - for standard output; empty for none")
+	fl.BoolVar(&f.auditRequired, "audit-required", false, "refuse new streams while --audit-log cannot be written, instead of leaving lines out")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
@@ -112,6 +116,7 @@ func (f *serveFlags) check() error {
 func (f *serveFlags) agentRules() []rule {
 	return []rule{
 		{f.drain < 0, "--drain-timeout is negative"},
+		{f.auditRequired && f.auditLog == "", "--audit-required is about --audit-log: give that too"},
 		{
 			f.stateDir == "" && f.agentCA == "" && f.kube.agentAccount == "",
 			"agents could not prove who they are: give --agent-service-account in a cluster, --state-dir for an authority of the relay's own, or --agent-ca",

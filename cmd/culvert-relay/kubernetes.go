@@ -101,7 +101,7 @@ func (p *parts) setUpKube(f *kubeFlags, advertise boot.List, log *slog.Logger) e
 		APIServer: api.url, CAFile: api.ca, TokenFile: api.token, UserAgent: "culvert-relay/" + p.cfg.Version,
 		AgentAccount: f.agentAccount, AgentAudience: f.agentAudience,
 		Impersonate: f.impersonate, RequestHeaderNames: f.headerNames,
-		AllowHostNetwork: f.allowHostNetwork, Log: log,
+		AllowHostNetwork: f.allowHostNetwork, Audit: p.audit, Log: log,
 	}
 	if f.viaAgents {
 		// The relay is there before anybody asks: nobody does until it serves.

@@ -47,5 +47,6 @@ func (p *parts) writeMetrics(w io.Writer) {
 	if p.policy != nil {
 		p.policy.WriteMetrics(w)
 	}
+	p.audit.WriteMetrics(w)
 	p.metrics.set.WritePrometheus(w)
 }

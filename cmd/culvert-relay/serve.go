@@ -11,6 +11,7 @@ import (
 
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
 	"github.com/culvert-k8s/culvert/forward/relay"
+	"github.com/culvert-k8s/culvert/forward/relay/audit"
 	"github.com/culvert-k8s/culvert/forward/relay/kube"
 	"github.com/culvert-k8s/culvert/forward/relay/kube/keeper"
 	"github.com/culvert-k8s/culvert/forward/relay/policy"
@@ -33,7 +34,7 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p, err := f.assemble(log)
+	p, err := f.assemble(log, stdout)
 	if err != nil {
 		return err
 	}
@@ -55,6 +56,7 @@ type parts struct {
 	kube   *kube.Kube
 	keeper *keeper.Keeper
 	policy *policy.File
+	audit  *audit.Log
 
 	metrics *metrics
 	report  func(error) // hears of credentials that went wrong
@@ -66,7 +68,7 @@ type parts struct {
 }
 
 // assemble puts the relay together from the flags. The caller closes it.
-func (f *serveFlags) assemble(log *slog.Logger) (_ *parts, err error) {
+func (f *serveFlags) assemble(log *slog.Logger, stdout io.Writer) (_ *parts, err error) {
 	p := &parts{
 		creds: &relay.Credentials{}, metrics: newMetrics(),
 		report: func(err error) { log.Warn("credentials", "err", err) },
@@ -78,6 +80,9 @@ func (f *serveFlags) assemble(log *slog.Logger) (_ *parts, err error) {
 		}
 	}()
 	if p.cfg.Peers, err = f.peers.peers(f.listen); err != nil {
+		return nil, err
+	}
+	if err := p.openAudit(f, stdout); err != nil {
 		return nil, err
 	}
 	if err := p.openState(f); err != nil {
@@ -109,6 +114,9 @@ func (p *parts) close() {
 	if p.state != nil {
 		_ = p.state.Close()
 	}
+	if err := p.audit.Close(); err != nil {
+		p.cfg.Log.Error("audit log", "err", err)
+	}
 }
 
 // ready tells whether the relay takes streams, and could prove to its peers that
@@ -129,6 +137,7 @@ func (p *parts) serve(ctx context.Context, l net.Listener, health, debug string)
 	g.Go(func() error { return h.Serve(done, health) })
 	d := &boot.Debug{Listening: func(a net.Addr) { p.cfg.Log.Info("profiles listen", "addr", a.String()) }}
 	g.Go(func() error { return d.Serve(done, debug) })
+	g.Go(func() error { return p.reopenAudit(done) })
 	if p.keeper != nil {
 		g.Go(func() error { return p.keeper.Run(done) })
 	}

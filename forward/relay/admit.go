@@ -24,6 +24,7 @@ func (s *Server) admit(ctx context.Context, v *visitor) (who Identity, carrier *
 	defer cancel()
 	carrier, err = tunnel.HandshakeServer(ctx, v.conn, s.cfg.TLS)
 	if err != nil {
+		s.shutOut(v, "", who, err)
 		return who, nil, false, err
 	}
 	if s.front.isHTTP(carrier.State()) {
@@ -48,6 +49,7 @@ func (s *Server) greet(ctx context.Context, v *visitor, carrier *tunnel.Carrier)
 		// would spoil the farewell of TLS.
 		_ = carrier.SetDeadline(time.Now().Add(refusalTime))
 		reply.Code, reply.Text = stream.CodeOf(err), stream.TextOf(err)
+		s.shutOut(v, carrier.State().NegotiatedProtocol, who, err)
 		_ = stream.WriteReply(carrier, &reply)
 		_ = carrier.Close()
 		return who, err

@@ -22,6 +22,7 @@ func (p *splice) answer(ctx context.Context) bool {
 			break
 		}
 		if reply.Code == stream.OK {
+			p.srv.accepted(p.flow)
 			p.accept(reply)
 			break
 		}

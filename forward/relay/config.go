@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/culvert-k8s/culvert/forward/relay/audit"
 	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 )
@@ -55,6 +56,10 @@ type Config struct {
 
 	// Log gets one line for each stream and each session that ends. nil: none.
 	Log *slog.Logger
+
+	// Audit gets a record of each stream and of who was not let in. The caller closes
+	// it, after Serve. nil: none.
+	Audit *audit.Log
 
 	// Tunnel sets the limits of each session.
 	Tunnel tunnel.Config

@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/relay/policy"
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -15,12 +16,15 @@ import (
 type flow struct {
 	id      stream.ID
 	user    string
+	groups  []string
 	from    string // the client's address
 	door    string // the way in
 	target  Target
 	started time.Time
 	at      atomic.Pointer[Place]           // nil until the pod was found
 	judged  atomic.Pointer[policy.Decision] // nil until the policy was asked
+	via     atomic.Pointer[tunnel.Session]  // the agent's; nil until one was asked
+	opened  atomic.Bool                     // the pod has accepted
 
 	up, down stream.Scanner // of a stream that is copied as it is
 	live     forward.Live   // of one that is joined

@@ -39,7 +39,7 @@ type Link struct {
 // a running stream until it ends. ctx is for Dial alone.
 func (s *Server) Dial(ctx context.Context, c Call) (*Link, error) {
 	f := &flow{
-		id: stream.NewID(), user: c.Who.Name, from: c.From, door: c.Door, target: c.Target, started: time.Now(),
+		id: stream.NewID(), user: c.Who.Name, groups: c.Who.Groups, from: c.From, door: c.Door, target: c.Target, started: time.Now(),
 	}
 	if !s.flows.begin() {
 		return nil, s.refuse(f, errShutdown)
@@ -50,6 +50,7 @@ func (s *Server) Dial(ctx context.Context, c Call) (*Link, error) {
 		s.flows.end()
 		return nil, s.refuse(f, err)
 	}
+	s.accepted(f)
 	s.flows.add(f)
 	return l, nil
 }

@@ -109,6 +109,7 @@ func (p *peer) valid(ctx context.Context) error {
 	}
 	if c := stream.CodeOf(err); c == stream.Unauthenticated || c == stream.Forbidden {
 		p.srv.metrics.refused("revoked")
+		p.srv.expelled(p, err)
 		p.end(fmt.Errorf("%s %s may not be here any more: %w", who.Role, who.Name, err))
 		return err
 	}

@@ -16,9 +16,11 @@ const doorTunnel = "culvert"
 // route serves one stream of a client: it asks who may and where, opens a
 // stream to the node, and copies until both directions have ended.
 func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open *stream.Open) {
+	who := p.who()
 	f := &flow{
 		id:      open.ID,
-		user:    p.who().Name,
+		user:    who.Name,
+		groups:  who.Groups,
 		from:    p.sess.RemoteAddr().String(),
 		door:    doorTunnel,
 		target:  Target{Namespace: open.Namespace, Pod: open.Pod, Port: open.Port},
@@ -108,6 +110,10 @@ func (w *way) find(ctx context.Context) (Place, error) {
 
 // allowed asks whether the caller is still who it was, and whether it may.
 func (w *way) allowed(ctx context.Context) error {
+	if err := w.srv.cfg.Audit.Admit(); err != nil {
+		w.srv.noise.warn(ctx, "no streams without an audit log", "err", err)
+		return errUnaudited
+	}
 	if w.valid != nil {
 		if err := w.valid(ctx); err != nil {
 			return err
@@ -136,6 +142,7 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 		st, err := openOn(ctx, t.sess, onward)
 		switch {
 		case err == nil:
+			w.flow.via.Store(t.sess)
 			return end{st, t.sess}, nil
 		case ctx.Err() != nil:
 			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
@@ -190,20 +197,4 @@ func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunn
 	}
 	_ = st.SetWriteDeadline(time.Time{})
 	return st, nil
-}
-
-// report writes the one line a stream leaves and counts it.
-func (s *Server) report(f *flow, v verdict) {
-	up, down := f.bytes()
-	at := f.place()
-	if d := f.judged.Load(); d != nil {
-		s.metrics.policy(d.Verdict())
-	}
-	s.metrics.stream(v.code, f.door)
-	s.cfg.Log.Info("stream",
-		"id", f.id.String(), "door", f.door, "user", f.user, "from", f.from, "node", at.Node,
-		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", at.UID, "port", f.target.Port,
-		"bytes_up", up, "bytes_down", down,
-		"code", v.code.String(), "reason", v.text, "policy", f.verdict(),
-		"duration", time.Since(f.started).Round(time.Microsecond).String())
 }

@@ -71,6 +71,7 @@ func New(cfg Config) (*Server, error) {
 		door:     door{limit: cfg.MaxHandshakes},
 		draining: make(chan struct{}),
 	}
+	cfg.Audit.Identify(s.id)
 	s.buffers.New = func() any { return new([chunk]byte) }
 	s.metrics = newMetrics(s)
 	if s.cfg.Locate == nil {

@@ -193,6 +193,7 @@ func (s *script) signal(_ *testscript.TestScript, args []string) error {
 	signals := map[string]syscall.Signal{
 		"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "QUIT": syscall.SIGQUIT,
 		"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT,
+		"HUP": syscall.SIGHUP,
 	}
 	sig, ok := signals[args[1]]
 	if !ok {

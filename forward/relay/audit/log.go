@@ -228,7 +228,7 @@ func openFile(path string) (*os.File, error) {
 	if at, err := os.Stat(path); err == nil && !at.Mode().IsRegular() {
 		return nil, fmt.Errorf("open audit log: %s is no regular file; give - for standard output", path)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // the operator's own
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}

@@ -57,7 +57,7 @@ type Record struct {
 	Port                uint16
 	Node                string
 	Agent               string // the address of the agent's tunnel
-	Policy              string // the rule that decided
+	Policy              string // what the policy said, and by which rule
 
 	Code      string // how it ended, or why it was refused; docs/audit.md lists them
 	Reason    string // the same for people

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/culvert-k8s/culvert/forward/relay/audit"
 )
 
 // Config is what a Kube needs. APIServer must be set, and TokenFile for agents
@@ -113,6 +115,10 @@ type Config struct {
 	// WatchGrace is for how long a pod may be gone, or over, before the sessions
 	// to it are. 0 means 30 s.
 	WatchGrace time.Duration
+
+	// Audit gets a record of each request that is refused before it asks for a
+	// connection. nil: none.
+	Audit *audit.Log
 
 	// Log gets what an operator should see. nil: none.
 	Log *slog.Logger

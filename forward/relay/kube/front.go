@@ -84,7 +84,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	r, err := unambiguous(r)
 	if err != nil {
-		refuse(rec, r, err)
+		f.deny(rec, r, relay.Identity{}, relay.Target{}, err)
 		return
 	}
 	target, forwards, err := portforwardTarget(r.URL)
@@ -96,12 +96,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		kind = kindUpgrade
 	}
 	if err = errors.Join(err, upErr); err != nil {
-		refuse(rec, r, err)
+		f.deny(rec, r, relay.Identity{}, target, err)
 		return
 	}
 	who, err := f.caller(r)
 	if err != nil {
-		refuse(rec, r, err)
+		f.deny(rec, r, who, target, err)
 		return
 	}
 	if forwards {
@@ -144,12 +144,15 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 	// The end of ctx ends the watch of the session, before Kube.Close waits for it.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	who, err = f.admit(ctx, who, target)
+	known, err := f.admit(ctx, who, target)
 	if err != nil {
-		refuse(w, r, err)
+		if known.Name != "" { // else who is as he came
+			who = known
+		}
+		f.deny(w, r, who, target, err)
 		return
 	}
-	s := f.newSession(ctx, r.RemoteAddr, who, target)
+	s := f.newSession(ctx, r.RemoteAddr, known, target)
 	defer s.wait()
 	defer cancel()
 	f.portforward(w, r.WithContext(ctx), s, ports)
