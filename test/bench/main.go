@@ -14,8 +14,8 @@
 //
 // Relay and agents are processes on hosts of their own, as the bare path's are,
 // so that processor time and memory can be told apart; in a cluster they would be
-// pods. The programs have no switch for profiles yet: until they do, take them with
-// perf, or strace -c, by the process numbers that -hold prints.
+// pods. -profile takes profiles of them; what else is wanted, perf or strace -c, finds
+// the process numbers with -hold.
 package main
 
 import (
@@ -43,6 +43,7 @@ type options struct {
 	check, hold     bool
 	list, add       bool
 	out, doc, from  string
+	profile         string
 }
 
 func main() {
@@ -81,6 +82,7 @@ func parse(args []string) (*options, error) {
 	fl.StringVar(&o.out, "out", filepath.Join(root, "test", "bench", "results", "results.json"), "`file` for the results")
 	fl.StringVar(&o.doc, "doc", filepath.Join(root, "docs", "performance.md"), "`file` for people; empty for none")
 	fl.StringVar(&o.from, "from", "", "`file` with results to write the page from, without a run")
+	fl.StringVar(&o.profile, "profile", "", "`directory` for processor profiles of relay and agent in each case; give -span 3s or so, and one round")
 	if err := fl.Parse(args); err != nil {
 		return nil, err
 	}

@@ -54,13 +54,14 @@ const tryTimeout = 2 * time.Minute
 
 // bench runs probes one after the other.
 type bench struct {
-	rig     *rig
-	ways    []*way
-	rounds  int
-	scale   scale
-	results *measure.Results
-	say     func(format string, args ...any)
-	memory  []byte // of the gauge
+	rig      *rig
+	ways     []*way
+	rounds   int
+	scale    scale
+	results  *measure.Results
+	say      func(format string, args ...any)
+	memory   []byte    // of the gauge
+	profiles *profiles // nil: none
 }
 
 // checks is how often a case may fall behind before that is no chance any more.
@@ -156,8 +157,11 @@ func (b *bench) try(ctx context.Context, p *probe, s *scene, kept **forwarding, 
 }
 
 func (b *bench) measure(ctx context.Context, p *probe, s *scene, kept **forwarding) ([]reading, error) {
+	do := func() ([]reading, error) {
+		return b.profiles.around(ctx, s, p.name, func() ([]reading, error) { return p.run(ctx, s) })
+	}
 	if p.alone {
-		return p.run(ctx, s)
+		return do()
 	}
 	if *kept == nil || !(*kept).alive() {
 		// It outlives this measurement, but not the run.
@@ -172,7 +176,7 @@ func (b *bench) measure(ctx context.Context, p *probe, s *scene, kept **forwardi
 		}
 	}
 	s.f, s.warm = *kept, false
-	return p.run(ctx, s)
+	return do()
 }
 
 // failureMetric is where failures are counted.

@@ -45,6 +45,7 @@ type rig struct {
 	dir    string        // for files
 	inside *netns.Handle // the client host's network
 	dialer netns.Dialer
+	debug  bool // relay and agents offer profiles
 
 	relayProc   *lab.Process
 	agents      [2]*lab.Process
@@ -58,8 +59,8 @@ type rig struct {
 }
 
 // newRig starts Culvert and the bare path. The caller closes it.
-func newRig(ctx context.Context, s *site, p programs, dir string) (*rig, error) {
-	r := &rig{site: s, bin: p, dir: dir, legOf: map[string]*leg{}}
+func newRig(ctx context.Context, s *site, p programs, dir string, debug bool) (*rig, error) {
+	r := &rig{site: s, bin: p, dir: dir, debug: debug, legOf: map[string]*leg{}}
 	for _, step := range []func(context.Context) error{r.enter, r.startCulvert, r.startLimit, r.startLegs, r.startAgents, r.kubeconfigs} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, r.shut())
@@ -103,6 +104,9 @@ func (r *rig) startCulvert(ctx context.Context) error {
 		"serve", "--listen", ":" + strconv.Itoa(relayPort), "--advertise", addr(r.relay, relayPort), "--state-dir", r.state("relay"),
 		"--health-listen", relayHealth, "--log-level", "warn",
 	}
+	if r.debug {
+		args = append(args, "--debug-listen", relayDebug)
+	}
 	if r.cluster != nil {
 		args = append(args, "--kube", "--kube-apiserver", r.cluster.Server(), "--kube-apiserver-ca", r.cluster.CAFile())
 	}
@@ -130,6 +134,9 @@ func (r *rig) startAgents(ctx context.Context) error {
 			"--relay", relay, "--node", n.host.Name(), "--state-dir", r.state(n.host.Name()),
 			"--join-token-file", filepath.Join(r.state("relay"), "join-token"), "--relay-ca-pin", strings.TrimSpace(string(pin)),
 			"--health-listen", agentHealth, "--log-level", "warn",
+		}
+		if r.debug {
+			args = append(args, "--debug-listen", agentDebug)
 		}
 		if r.cluster == nil {
 			args = append(args, "--source", "named", "--netns-dir", n.host.NetnsDir())

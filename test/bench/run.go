@@ -90,7 +90,7 @@ func (o *options) open(ctx context.Context) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newRig(ctx, s, programs, s.net.Dir())
+	return newRig(ctx, s, programs, s.net.Dir(), o.profile != "")
 }
 
 // measure runs all cases. What was measured before a failure is kept.
@@ -104,13 +104,20 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 	}
 	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 	results := &measure.Results{Began: time.Now(), Rounds: o.rounds, Quick: o.quick, Commit: commit(ctx), Facts: facts(ctx, r.binaries)}
+	var taken *profiles
+	if o.profile != "" {
+		taken = &profiles{o.profile}
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	if o.add {
 		if err := adopt(results, o.out, chosen); err != nil {
 			return nil, err
 		}
 	}
 	b := &bench{
-		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes),
+		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes), profiles: taken,
 		scale: scale{span: o.span, streams: o.streams, agents: o.agents},
 	}
 	if o.check {
