@@ -42,8 +42,9 @@ const (
 // then it is a session. One that asks for nothing at the moment makes room when
 // the sessions run out.
 //
-// It speaks on the bare TLS connection, without the tunnel's batching: each answer
-// leaves at once, and net/http knows what TLS agreed on.
+// It speaks on the bare TLS connection, whose answers leave at once, and net/http
+// knows what TLS agreed on. What takes the connection over may gather its records:
+// see tunnel.Carrier.HandOver.
 type front struct {
 	srv     *Server
 	handler http.Handler

@@ -11,6 +11,8 @@ const (
 	// the largest WebSocket message that does without 64 bit of length. The largest
 	// write of a forward.Joiner fits, with its head.
 	batchSize = 64<<10 - 4
+	// recordSize is the most that a TLS record holds.
+	recordSize = 16 << 10
 	// shareSize is what one stream gets of a batch while others wait.
 	shareSize = batchSize / 2
 	// headRoom is kept free in front of a batch, for the head of a message.
@@ -34,6 +36,7 @@ type framing interface {
 // say. Streams take turns; small frames that wait together leave together.
 type outbound struct {
 	conn    net.Conn
+	beneath gatherer // nil: each record of TLS is written by itself
 	framing framing
 	pool    *sync.Pool // of *batch
 
@@ -50,6 +53,22 @@ type outbound struct {
 	taken   int64     // bytes of data that left their streams
 }
 
+// gatherer lies beneath TLS, which writes its records one by one: what is written
+// between Hold and Flush leaves with one system call.
+type gatherer interface {
+	Hold()
+	Flush() error
+}
+
+// gathererOf returns what lies beneath a TLS connection, if it can gather.
+func gathererOf(conn net.Conn) gatherer {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		g, _ := t.NetConn().(gatherer)
+		return g
+	}
+	return nil
+}
+
 // batch is room for one write.
 type batch [headRoom + batchSize]byte
 
@@ -63,7 +82,7 @@ type lane struct {
 }
 
 func newOutbound(conn net.Conn, f framing, pool *sync.Pool) *outbound {
-	o := &outbound{conn: conn, framing: f, pool: pool}
+	o := &outbound{conn: conn, beneath: gathererOf(conn), framing: f, pool: pool}
 	o.work.L, o.drained.L = &o.mu, &o.mu
 	return o
 }
@@ -240,9 +259,23 @@ func (o *outbound) deliver(b []byte) error {
 	}
 	o.since = time.Now()
 	o.mu.Unlock()
-	_, err := o.conn.Write(b)
+	err := o.send(b)
 	o.mu.Lock()
 	o.since = time.Time{}
+	return err
+}
+
+// send writes b, with one system call where something beneath can gather records.
+func (o *outbound) send(b []byte) error {
+	if o.beneath == nil || len(b) <= recordSize {
+		_, err := o.conn.Write(b)
+		return err
+	}
+	o.beneath.Hold()
+	_, err := o.conn.Write(b)
+	if flushed := o.beneath.Flush(); err == nil {
+		err = flushed
+	}
 	return err
 }
 
