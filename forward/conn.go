@@ -65,6 +65,13 @@ type LazyReader interface {
 	ReadLazy(borrow func() []byte, release func()) (n int, err error)
 }
 
+// ReadyReader is an optional part of a Conn that can read without waiting.
+type ReadyReader interface {
+	// ReadReady is Read, but for one thing: where Read would wait, it returns 0 and
+	// no error. p is not empty.
+	ReadReady(p []byte) (n int, err error)
+}
+
 // AbortWaiter is an optional part of a Conn that notices an abort although nobody reads any more. Without it a
 // peer that finished and then died is found out only by the next write, and a half-closed connection that
 // waits for its answer could wait for ever on behalf of nobody.

@@ -252,3 +252,42 @@ func TestTCPLazyReadEmptyBuffer(t *testing.T) {
 		t.Errorf("lazy read into an empty buffer: %d, %v, %d buffers out", n, err, out)
 	}
 }
+
+func TestTCPReadReady(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		peer func(forward.Conn)
+		want string
+		err  error
+	}{
+		{"nothing", func(forward.Conn) {}, "", nil},
+		{"data", func(b forward.Conn) { _, _ = b.Write([]byte("data")) }, "data", nil},
+		{"end", func(b forward.Conn) { _ = b.CloseWrite() }, "", io.EOF},
+		{"reset", func(b forward.Conn) { _ = b.Reset(nil) }, "", forward.ErrReset},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ta, tb, err := tcpPair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, b := forward.TCP(ta), forward.TCP(tb)
+			defer a.Close()
+			defer b.Close()
+			ready, ok := a.(forward.ReadyReader)
+			if !ok {
+				t.Skip("only reads that wait on " + runtime.GOOS)
+			}
+			tc.peer(b) // on a loopback it has arrived when the call returns
+			p := make([]byte, 64)
+			for range 2 {
+				n, err := ready.ReadReady(p)
+				if string(p[:n]) != tc.want || !errors.Is(err, tc.err) {
+					t.Fatalf("%q, %v", p[:n], err)
+				}
+				if tc.err == nil {
+					break
+				}
+			}
+		})
+	}
+}

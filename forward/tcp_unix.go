@@ -75,6 +75,27 @@ func (l *lazyTCP) readOnce(fd uintptr) bool {
 	return true
 }
 
+// ReadReady implements ReadyReader.
+func (l *lazyTCP) ReadReady(p []byte) (int, error) {
+	n, err := 0, error(nil)
+	werr := l.raw.Read(func(fd uintptr) bool {
+		for {
+			if n, err = syscall.Read(int(fd), p); err != syscall.EINTR {
+				return true
+			}
+		}
+	})
+	switch {
+	case werr != nil:
+		return 0, l.readErr(werr)
+	case n > 0, err == syscall.EAGAIN:
+		return max(n, 0), nil
+	case err == nil:
+		return 0, l.readErr(io.EOF)
+	}
+	return 0, l.readErr(l.opError("read", os.NewSyscallError("read", err)))
+}
+
 // WaitAbort implements AbortWaiter. After the peer's end the poller still reports a reset, and with TCP
 // keepalive also a peer that has vanished.
 func (l *lazyTCP) WaitAbort() error {

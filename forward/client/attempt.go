@@ -45,11 +45,12 @@ type attempt struct {
 	finished bool
 }
 
-// newAttempt takes the first try over.
-func newAttempt(c *Client, route Route, first *routed) *attempt {
+// newAttempt takes the first try over, on which early was written.
+func newAttempt(c *Client, route Route, first *routed, early []byte) *attempt {
 	a := &attempt{
 		client: c, route: route, until: time.Now().Add(c.cfg.WaitTimeout),
 		settled: make(chan struct{}), asking: make(chan struct{}, 1),
+		sent: bytes.Clone(early),
 	}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.cur.Store(first)
@@ -131,7 +132,7 @@ func (a *attempt) again(ctx context.Context, refusal error) error {
 	ctx, cancel := context.WithDeadline(ctx, a.until)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
-	next, err := a.client.open(ctx, a.route)
+	next, err := a.client.open(ctx, a.route, nil)
 	if errors.Is(err, ErrOffline) {
 		return refusal // the session that is there said so
 	}

@@ -123,7 +123,7 @@ func TestRefusedStreamGoesToAnotherPod(t *testing.T) {
 		gone, fresh := newPodConn(), newPodConn()
 		c := running(t, Config{}, pods(map[string]*podConn{"gone": gone, "fresh": fresh}))
 		route := &hops{left: []string{"gone", "fresh"}}
-		conn, err := c.Open(t.Context(), route)
+		conn, err := c.Open(t.Context(), route, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func TestLastRefusalIsTheAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := newPodConn()
 		c := running(t, Config{}, pods(map[string]*podConn{"gone": gone}))
-		conn, err := c.Open(t.Context(), &hops{left: []string{"gone"}})
+		conn, err := c.Open(t.Context(), &hops{left: []string{"gone"}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestAttemptsEndInTime(t *testing.T) {
 		gone := newPodConn()
 		c := running(t, Config{WaitTimeout: 10 * time.Second}, pods(map[string]*podConn{"gone": gone}))
 		began := time.Now()
-		conn, err := c.Open(t.Context(), &hops{left: []string{"gone", "fresh"}, wait: time.Hour})
+		conn, err := c.Open(t.Context(), &hops{left: []string{"gone", "fresh"}, wait: time.Hour}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestTriesAreBounded(t *testing.T) {
 			return c, nil
 		}
 		c := running(t, Config{}, s)
-		conn, err := c.Open(t.Context(), &hops{left: make([]string, 10*maxTries)})
+		conn, err := c.Open(t.Context(), &hops{left: make([]string, 10*maxTries)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestResetEndsAWaitForAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := newPodConn()
 		c := running(t, Config{}, pods(map[string]*podConn{"gone": gone}))
-		conn, err := c.Open(t.Context(), &hops{left: []string{"gone", "fresh"}, wait: time.Hour})
+		conn, err := c.Open(t.Context(), &hops{left: []string{"gone", "fresh"}, wait: time.Hour}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func TestWriterWaitsForTheAnswerBeyondTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pod := newPodConn()
 		c := running(t, Config{}, pods(map[string]*podConn{"web": pod}))
-		conn, err := c.Open(t.Context(), Target{"ns", "web", 80})
+		conn, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +265,7 @@ func TestBlockedWriterIsFreedByTheRefusal(t *testing.T) {
 		stuck, fresh := newPodConn(), newPodConn()
 		stuck.blocked = true
 		c := running(t, Config{}, pods(map[string]*podConn{"stuck": stuck, "fresh": fresh}))
-		conn, err := c.Open(t.Context(), &hops{left: []string{"stuck", "fresh"}})
+		conn, err := c.Open(t.Context(), &hops{left: []string{"stuck", "fresh"}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +289,7 @@ func TestExpiredTokenIsReplacedForOneStream(t *testing.T) {
 		first, second := pods(map[string]*podConn{"web": old}), pods(map[string]*podConn{"web": better})
 		c := running(t, Config{Expired: func() { expired++ }}, first, second)
 		time.Sleep(time.Hour)
-		conn, err := c.Open(t.Context(), Target{"ns", "web", 80})
+		conn, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +307,7 @@ func TestExpiredTokenIsReplacedForOneStream(t *testing.T) {
 		// The new one is refused as well: that is that.
 		better = newPodConn()
 		second.onOpen = pods(map[string]*podConn{"web": better}).onOpen
-		conn, err = c.Open(t.Context(), Target{"ns", "web", 80})
+		conn, err = c.Open(t.Context(), Target{"ns", "web", 80}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +341,7 @@ func TestRunOutlivesALogin(t *testing.T) {
 			t.Errorf("%d attempts in ten minutes", n)
 		}
 		loggedIn.Store(true)
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open = %v after the login", err)
 		}
 		if err := stop(); err != nil {

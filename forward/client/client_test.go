@@ -89,7 +89,7 @@ func TestLostSessionIsReplacedAtOnce(t *testing.T) {
 		synctest.Wait()
 		sessions[0].cut(errCut)
 		synctest.Wait()
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open over the second session: %v", err)
 		}
 		stop()
@@ -134,7 +134,7 @@ func TestWaitingConnectionTriggersAnAttempt(t *testing.T) {
 		time.Sleep(30 * time.Minute) // deep in a long pause
 		up.Store(true)
 		began := time.Now()
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open: %v", err)
 		}
 		if d := time.Since(began); d > kickFloor {
@@ -152,7 +152,7 @@ func TestWaitingConnectionsDoNotFlood(t *testing.T) {
 		for range 100 {
 			wg.Go(func() {
 				began := time.Now()
-				_, err := c.Open(t.Context(), Target{"ns", "web", 80})
+				_, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil)
 				if !errors.Is(err, ErrOffline) || !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("Open error = %v, want ErrOffline with the cause", err)
 				}
@@ -179,7 +179,7 @@ func TestFinalRefusalEndsRun(t *testing.T) {
 			return nil, cureless(&stream.Error{Code: stream.Unauthenticated, Text: "token is not known"})
 		}}
 		c, _ := start(t, s, Config{})
-		_, err := c.Open(t.Context(), Target{"ns", "web", 80})
+		_, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil)
 		if stream.CodeOf(err) != stream.Unauthenticated {
 			t.Errorf("waiting Open: %v, want the refusal", err)
 		}
@@ -243,7 +243,7 @@ func TestRefusalOfOneRelayIsNotFinalWhileAnotherIsAway(t *testing.T) {
 		c, stop := start(t, s, Config{Relays: []Relay{{Addr: "strict:1"}, {Addr: "good:1"}}})
 		time.Sleep(3 * time.Second)
 		back.Store(true)
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open: %v", err)
 		}
 		if err := stop(); err != nil {

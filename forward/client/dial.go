@@ -12,28 +12,29 @@ import (
 
 // Open opens a stream to where the route leads without waiting for the answer:
 // what is written goes along with the request, and a refusal is a *stream.Error
-// from the first read. While there is no session Open waits for one, WaitTimeout
+// from the first read. early, at most maxEarly bytes of it, is what there is to
+// write already: it shares a packet with the request. While there is no session Open waits for one, WaitTimeout
 // at most; then the error wraps [ErrOffline]. The caller ends the Conn.
 //
 // A stream that is refused although another place may take it (the route says
 // so, the relay is going away, or the credential has run out) is opened again
 // there, WaitTimeout after the first try at the latest.
-func (c *Client) Open(ctx context.Context, r Route) (forward.Conn, error) {
-	first, err := c.open(ctx, r)
+func (c *Client) Open(ctx context.Context, r Route, early []byte) (forward.Conn, error) {
+	first, err := c.open(ctx, r, early)
 	if err != nil {
 		return nil, err
 	}
-	return newAttempt(c, r, first), nil
+	return newAttempt(c, r, first, early), nil
 }
 
 // Dial is Open that waits until the pod has accepted the connection. A refusal
 // is a *stream.Error in the chain.
 func (c *Client) Dial(ctx context.Context, r Route) (forward.Conn, error) {
-	first, err := c.open(ctx, r)
+	first, err := c.open(ctx, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	a := newAttempt(c, r, first)
+	a := newAttempt(c, r, first, nil)
 	if err := a.WaitReply(ctx); err != nil {
 		_ = a.Reset(err) // the refusal is what matters
 		return nil, fmt.Errorf("connect to %s: %w", a.cur.Load().target, err)
@@ -41,7 +42,7 @@ func (c *Client) Dial(ctx context.Context, r Route) (forward.Conn, error) {
 	return a, nil
 }
 
-func (c *Client) open(ctx context.Context, r Route) (*routed, error) {
+func (c *Client) open(ctx context.Context, r Route, early []byte) (*routed, error) {
 	t, err := r.Next(ctx)
 	if err != nil {
 		return nil, err
@@ -54,7 +55,7 @@ func (c *Client) open(ctx context.Context, r Route) (*routed, error) {
 		if err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", t, err)
 		}
-		conn, err := l.open(wait, o)
+		conn, err := l.open(wait, o, early)
 		if err == nil {
 			return &routed{conn: conn, target: t, link: l, leave: func() { c.retire(l) }}, nil
 		}

@@ -28,7 +28,7 @@ func newFakeSession() *fakeSession { return &fakeSession{done: make(chan struct{
 
 func (s *fakeSession) cut(err error) { s.end.Do(func() { s.err = err; close(s.done) }) }
 
-func (s *fakeSession) open(_ context.Context, o *stream.Open) (conn, error) {
+func (s *fakeSession) open(_ context.Context, o *stream.Open, early []byte) (conn, error) {
 	select {
 	case <-s.done:
 		return nil, s.err
@@ -37,7 +37,11 @@ func (s *fakeSession) open(_ context.Context, o *stream.Open) (conn, error) {
 	if s.onOpen == nil {
 		return &fakeConn{}, nil
 	}
-	return s.onOpen(o)
+	c, err := s.onOpen(o)
+	if err == nil && len(early) > 0 {
+		_, _ = c.Write(early) // what comes of it is for the reader to say
+	}
+	return c, err
 }
 
 func (s *fakeSession) control() grpc.ClientConnInterface { return fakeControl{s} }

@@ -11,7 +11,8 @@ import (
 
 // Opener opens a stream to where a route leads; a [*Client] is one.
 type Opener interface {
-	Open(ctx context.Context, r Route) (forward.Conn, error)
+	// Open is that of a Client. early is the caller's again when it returns.
+	Open(ctx context.Context, r Route, early []byte) (forward.Conn, error)
 }
 
 // Forwarder carries the connections of local listeners to a pod. A connection
@@ -41,6 +42,8 @@ type Forwarder struct {
 	// Trouble, if not nil, hears why accepting stalls, once per row of
 	// errors; accepting goes on by itself. Calls may overlap.
 	Trouble func(Ports, error)
+
+	words early
 }
 
 // Serve takes the listeners over and serves them until ctx ends; then the
@@ -74,7 +77,7 @@ func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, l *Listen
 	if f.Route != nil {
 		route = f.Route(l)
 	}
-	remote, err := f.Opener.Open(ctx, route)
+	remote, err := f.open(ctx, route, tc, local)
 	if err != nil {
 		_ = local.Reset(err) // it is gone either way
 	} else {
@@ -83,6 +86,17 @@ func (f *Forwarder) carry(ctx context.Context, joiner *forward.Joiner, l *Listen
 	if err != nil && ctx.Err() == nil && f.Failed != nil && !brokenBy(tc, err) {
 		f.Failed(p, err)
 	}
+}
+
+// open opens a stream, with what the local program has said by then.
+func (f *Forwarder) open(ctx context.Context, route Route, tc *net.TCPConn, local forward.Conn) (forward.Conn, error) {
+	buf := f.words.borrow()
+	defer f.words.release(buf)
+	n, err := firstWords(tc, local, buf[:])
+	if err != nil {
+		return nil, err
+	}
+	return f.Opener.Open(ctx, route, buf[:n])
 }
 
 // brokenBy reports whether err came from the local connection. A program that

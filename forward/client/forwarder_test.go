@@ -15,12 +15,16 @@ import (
 
 type openFunc func(ctx context.Context, t Target) (forward.Conn, error)
 
-func (f openFunc) Open(ctx context.Context, r Route) (forward.Conn, error) {
+func (f openFunc) Open(ctx context.Context, r Route, early []byte) (forward.Conn, error) {
 	t, err := r.Next(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return f(ctx, t)
+	c, err := f(ctx, t)
+	if err == nil && len(early) > 0 {
+		_, err = c.Write(early)
+	}
+	return c, err
 }
 
 // serve runs f on a free port and returns the way to it.
@@ -153,5 +157,95 @@ func TestServeEndsWithConnectionsUnderWay(t *testing.T) {
 	<-ended
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read = %v, want a reset", err)
+	}
+}
+
+// recorder is an Opener that says what came along with each request.
+type recorder struct{ early chan string }
+
+func (r recorder) Open(ctx context.Context, route Route, early []byte) (forward.Conn, error) {
+	r.early <- string(early)
+	return openFunc(echo).Open(ctx, route, early)
+}
+
+func TestFirstWordsGoWithTheRequest(t *testing.T) {
+	l, err := Listen([]string{"127.0.0.1"}, Ports{Remote: 80})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It has spoken, and even finished, before it is accepted.
+	c, err := net.Dial("tcp", l.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("question"))
+	c.(*net.TCPConn).CloseWrite()
+	r := recorder{make(chan string, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	f := &Forwarder{Opener: r, Failed: func(_ Ports, err error) { t.Error(err) }}
+	go func() { defer close(ended); f.Serve(ctx, []*Listener{l}) }()
+	defer func() { cancel(); <-ended }()
+	if got := <-r.early; got != "question" {
+		t.Errorf("%q came with the request", got)
+	}
+	if b, err := io.ReadAll(c); string(b) != "question" || err != nil {
+		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+// Who says nothing is connected all the same, and who ends at once has an end.
+func TestSilentProgramsAreConnected(t *testing.T) {
+	r := recorder{make(chan string, 2)}
+	dial := serve(t, &Forwarder{Opener: r, Failed: func(_ Ports, err error) { t.Error(err) }})
+	silent := dial()
+	if got := <-r.early; got != "" {
+		t.Errorf("%q came from nobody", got)
+	}
+	done := dial()
+	done.CloseWrite()
+	if got := <-r.early; got != "" {
+		t.Errorf("%q came with an end", got)
+	}
+	silent.Write([]byte("late"))
+	silent.CloseWrite()
+	for c, want := range map[*net.TCPConn]string{silent: "late", done: ""} {
+		if b, err := io.ReadAll(c); string(b) != want || err != nil {
+			t.Errorf("read %q, %v, want %q", b, err, want)
+		}
+	}
+}
+
+// A program that is gone before anybody looked costs no stream.
+func TestBrokenOffBeforeTheRequest(t *testing.T) {
+	l, err := Listen([]string{"127.0.0.1"}, Ports{Remote: 80})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := net.Dial("tcp", l.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.(*net.TCPConn).SetLinger(0)
+	gone.Close()
+	r := recorder{make(chan string, 2)}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	f := &Forwarder{Opener: r, Failed: func(_ Ports, err error) { t.Error(err) }}
+	go func() { defer close(ended); f.Serve(ctx, []*Listener{l}) }()
+	c, err := net.Dial("tcp", l.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Write([]byte("second"))
+	if got := <-r.early; got != "second" && got != "" {
+		t.Errorf("%q came with the request of the second", got)
+	}
+	c.Close()
+	cancel()
+	<-ended
+	if len(r.early) > 0 {
+		t.Error("a stream was asked for on behalf of nobody")
 	}
 }

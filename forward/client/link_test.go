@@ -22,7 +22,7 @@ func TestConnectTriesOnceAndReports(t *testing.T) {
 		if !errors.Is(err, syscall.ECONNREFUSED) || len(s.times()) != 1 {
 			t.Errorf("Connect = %v after %d attempts", err, len(s.times()))
 		}
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); !errors.Is(err, ErrOffline) {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); !errors.Is(err, ErrOffline) {
 			t.Errorf("Open without a session = %v", err)
 		}
 		c.Close()
@@ -41,7 +41,7 @@ func TestConnectedClientReportsALostSession(t *testing.T) {
 	}
 	defer c.Close()
 	f.cut(errCut)
-	if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); !errors.Is(err, errCut) {
+	if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); !errors.Is(err, errCut) {
 		t.Errorf("Open = %v, want why the session ended", err)
 	}
 }
@@ -57,7 +57,7 @@ func TestOpenMovesToTheNextSession(t *testing.T) {
 			return second, nil
 		}}
 		c, stop := start(t, s, Config{})
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open = %v, want a stream of the second session", err)
 		}
 		stop()
@@ -78,7 +78,7 @@ func TestOpenWaitsOutASessionThatIsEnding(t *testing.T) {
 			return newFakeSession(), nil
 		}}
 		c, stop := start(t, s, Config{})
-		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}); err != nil {
+		if _, err := c.Open(t.Context(), Target{"ns", "web", 80}, nil); err != nil {
 			t.Errorf("Open = %v, want a stream of the second session", err)
 		}
 		stop()

@@ -13,8 +13,9 @@ import (
 
 // session is what the client needs of a tunnel to a relay.
 type session interface {
-	// open sends o on a new stream and returns it with the Reply to come.
-	open(ctx context.Context, o *stream.Open) (conn, error)
+	// open sends o on a new stream, with the first bytes of the connection if there
+	// are any, and returns it with the Reply to come.
+	open(ctx context.Context, o *stream.Open, early []byte) (conn, error)
 	// control returns the way to the relay's services.
 	control() grpc.ClientConnInterface
 	// Done is closed when the session has ended, and Err says why from then on.
@@ -50,8 +51,8 @@ func newTunnelSession(s *tunnel.Session) (*tunnelSession, error) {
 	return &tunnelSession{Session: s, grpc: cc}, nil
 }
 
-func (t *tunnelSession) open(ctx context.Context, o *stream.Open) (conn, error) {
-	st, err := connect.Open(ctx, t.Session, o)
+func (t *tunnelSession) open(ctx context.Context, o *stream.Open, early []byte) (conn, error) {
+	st, err := connect.OpenWith(ctx, t.Session, o, early)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func config(t *testing.T, r *relaytest.Relay, pin string) client.Config {
 
 func ask(t *testing.T, c *client.Client, target client.Target) (string, error) {
 	t.Helper()
-	conn, err := c.Open(t.Context(), target)
+	conn, err := c.Open(t.Context(), target, nil)
 	if err != nil {
 		return "", err
 	}
@@ -98,7 +98,7 @@ func TestThroughARelay(t *testing.T) {
 		if _, err := c.Dial(t.Context(), target); stream.CodeOf(err) != want {
 			t.Errorf("Dial %v = %v, want %v", target, err, want)
 		}
-		conn, err := c.Open(t.Context(), target)
+		conn, err := c.Open(t.Context(), target, nil)
 		if err != nil {
 			t.Errorf("Open %v = %v, want the refusal from Read", target, err)
 			continue

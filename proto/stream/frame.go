@@ -89,6 +89,14 @@ func parseRare(t FrameType, flags byte, n int) (FrameType, int, error) {
 	return t, n, nil
 }
 
+// AppendData appends a DATA frame with the payload p to b. It panics as PutHeader
+// does.
+func AppendData(b, p []byte) []byte {
+	var head [HeaderSize]byte
+	PutHeader(head[:], FrameData, len(p))
+	return append(append(b, head[:]...), p...)
+}
+
 // AppendReset appends a whole RESET frame to b. The text is made safe and cut to
 // MaxText bytes. A reset always has a reason: OK is sent as Internal.
 func AppendReset(b []byte, code Code, text string) []byte {

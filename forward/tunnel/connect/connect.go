@@ -135,14 +135,30 @@ func within(ctx context.Context, conn net.Conn, f func() error) error {
 // Open opens a stream and sends its first message. It ends with ctx. The
 // caller closes the stream.
 func Open(ctx context.Context, s *tunnel.Session, o *stream.Open) (*tunnel.Stream, error) {
+	return OpenWith(ctx, s, o, nil)
+}
+
+// OpenWith is Open with the first bytes of the connection, at most stream.MaxPayload
+// of them, which go along in one write. No bytes, no frame.
+func OpenWith(ctx context.Context, s *tunnel.Session, o *stream.Open, early []byte) (*tunnel.Stream, error) {
+	b, err := stream.AppendOpen(make([]byte, 0, 256+len(early)), o)
+	if err != nil {
+		return nil, err
+	}
+	if len(early) > 0 {
+		b = stream.AppendData(b, early)
+	}
 	st, err := s.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = within(ctx, st, func() error { return stream.WriteOpen(st, o) })
+	err = within(ctx, st, func() error {
+		_, err := st.Write(b)
+		return err
+	})
 	if err != nil {
 		_ = st.Reset()
-		return nil, err
+		return nil, fmt.Errorf("write open: %w", err)
 	}
 	return st, nil
 }
