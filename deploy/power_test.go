@@ -253,6 +253,10 @@ func changes() map[string]change {
 			relayIs + `volume {"configMap":{"name":"client-ca"},"name":"client-ca"}`,
 			relayIs + `volume {"configMap":{"name":"front-proxy-ca"},"name":"requestheader-ca"}`,
 		}},
+		"policy": {more: []string{
+			relayIs + `mount {"mountPath":"/etc/culvert/policy","name":"policy","readOnly":true}`,
+			relayIs + `volume {"configMap":{"name":"culvert-relay-policy"},"name":"policy"}`,
+		}},
 		"agents-only": {
 			less: slices.Concat(keeperless, userRole, []string{
 				authority,

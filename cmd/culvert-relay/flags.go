@@ -20,6 +20,7 @@ type serveFlags struct {
 	kube                kubeFlags
 	policy              string
 	peers               peerFlags
+	limits              boot.List
 	drain               time.Duration
 	auditLog            string
 	auditRequired       bool
@@ -57,6 +58,7 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 	f.kube.register(fl)
 	fl.StringVar(&f.policy, "policy", "", "`file` with rules that narrow what callers may reach (YAML, docs/policy.md); followed while it changes")
 	f.peers.register(fl)
+	fl.Var(&f.limits, "limit", "`NAME=N` of what one user, one node or all may have; N may be off; may be repeated; names and defaults: docs/operations.md")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long running streams may go on after SIGTERM")
 	fl.StringVar(&f.auditLog, "audit-log", "", "`file` that gets a line of JSON for each stream and each refusal, opened again when it is moved away and on SIGHUP; - for standard output; empty for none")
 	fl.BoolVar(&f.auditRequired, "audit-required", false, "refuse new streams while --audit-log cannot be written, instead of leaving lines out")

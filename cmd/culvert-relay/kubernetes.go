@@ -126,6 +126,7 @@ func (p *parts) serveCallers(strictErrors bool, log *slog.Logger) {
 	p.cfg.Authorize, p.cfg.Locate, p.cfg.Oversee = k, k, k
 	portforward := kubectl.New(kubectl.Config{Strict: strictErrors, Log: log, Hooks: p.metrics.kubectl()})
 	p.cfg.HTTP = func(srv *relay.Server) http.Handler { return k.Front(srv, portforward) }
+	p.cfg.RefuseHTTP = kube.Refuse
 	p.tls.HTTP = true
 }
 

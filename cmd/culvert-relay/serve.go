@@ -85,6 +85,9 @@ func (f *serveFlags) assemble(log *slog.Logger, stdout io.Writer) (_ *parts, err
 	if err := p.openAudit(f, stdout); err != nil {
 		return nil, err
 	}
+	if p.cfg.Limits, err = parseLimits(f.limits); err != nil {
+		return nil, err
+	}
 	if err := p.openState(f); err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func (s *Server) greet(ctx context.Context, v *visitor, carrier *tunnel.Carrier)
 	_ = carrier.SetDeadline(deadline)
 	who, err := s.identify(ctx, v, carrier)
 	if err == nil {
-		err = s.makeRoom(who.Role)
+		err = s.enterRoom(ctx, who)
 	}
 	reply := stream.Reply{Version: stream.Version}
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Server) greet(ctx context.Context, v *visitor, carrier *tunnel.Carrier)
 		return who, err
 	}
 	if err := stream.WriteReply(carrier, &reply); err != nil {
-		s.sessions.Add(-1)
+		s.leaveRoom(who)
 		_ = carrier.Close()
 		return who, err
 	}
@@ -79,6 +79,24 @@ func (s *Server) identify(ctx context.Context, v *visitor, carrier *tunnel.Carri
 		return Identity{}, errShutdown
 	}
 	return s.cfg.Auth.Authenticate(ctx, state, hello)
+}
+
+// enterRoom counts a session of a peer in, or refuses one too many.
+func (s *Server) enterRoom(ctx context.Context, who Identity) error {
+	if err := s.quotas.enter(who); err != nil {
+		return s.overLimit(ctx, err, "role", who.Role.String(), "name", who.Name)
+	}
+	err := s.makeRoom(who.Role)
+	if err != nil {
+		s.quotas.leave(who)
+	}
+	return err
+}
+
+// leaveRoom counts it out.
+func (s *Server) leaveRoom(who Identity) {
+	s.quotas.leave(who)
+	s.sessions.Add(-1)
 }
 
 // makeRoom counts a session in, or refuses one too many. Clients leave a

@@ -51,6 +51,10 @@ type Config struct {
 	// means that nothing is known of any.
 	Peers Peers
 
+	// RefuseHTTP answers a request for which the relay has no room; err is a
+	// *stream.Error. nil: with a line of text and status 503.
+	RefuseHTTP func(w http.ResponseWriter, r *http.Request, err error)
+
 	// Version is shown to peers.
 	Version string
 
@@ -72,6 +76,9 @@ type Config struct {
 	// the HTTP door that have made a request. A quarter of it is for agents alone.
 	// 0 means 20,000.
 	MaxSessions int
+
+	// Limits bound what one user and one node may take of the relay.
+	Limits Limits
 
 	// MaxPodsPerNode bounds what one agent may report. 0 means 4,096.
 	MaxPodsPerNode int

@@ -19,6 +19,7 @@ type flow struct {
 	groups  []string
 	from    string // the client's address
 	door    string // the way in
+	counted string // the node whose quota it is in; for the one who opens it
 	target  Target
 	started time.Time
 	at      atomic.Pointer[Place]           // nil until the pod was found

@@ -173,7 +173,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.srv.metrics.refused(label(stream.CodeOf(err)))
 		w.Header().Set("Connection", "close")
 		w.Header().Set("Retry-After", "5")
-		http.Error(w, stream.TextOf(err), http.StatusServiceUnavailable)
+		if refuse := f.srv.cfg.RefuseHTTP; refuse != nil {
+			refuse(w, r, err)
+		} else {
+			http.Error(w, stream.TextOf(err), http.StatusServiceUnavailable)
+		}
 		return
 	}
 	defer f.end(g)

@@ -197,10 +197,10 @@ func TestOneDoorForAll(t *testing.T) {
 
 func TestHijack(t *testing.T) {
 	w := newWeb()
-	h := newHouse(t, Config{HTTP: w.on, HandshakeTimeout: 100 * time.Millisecond})
+	h := newHouse(t, Config{HTTP: w.on, HandshakeTimeout: 2 * time.Second})
 	c, br := h.upgraded()
 	echoed(t, c, br)
-	time.Sleep(150 * time.Millisecond) // no deadline of the head of a request is left
+	time.Sleep(2500 * time.Millisecond) // no deadline of the head of a request is left
 	echoed(t, c, br)
 	h.metric(`culvert_relay_http_requests 1`)
 	_ = c.Close()

@@ -41,13 +41,13 @@ func (s *Server) Dial(ctx context.Context, c Call) (*Link, error) {
 	f := &flow{
 		id: stream.NewID(), user: c.Who.Name, groups: c.Who.Groups, from: c.From, door: c.Door, target: c.Target, started: time.Now(),
 	}
-	if !s.flows.begin() {
-		return nil, s.refuse(f, errShutdown)
+	if err := s.begin(ctx, f); err != nil {
+		return nil, s.refuse(f, err)
 	}
 	w := &way{srv: s, flow: f, who: func() Identity { return c.Who }}
 	l, err := w.dial(ctx)
 	if err != nil {
-		s.flows.end()
+		s.end(f)
 		return nil, s.refuse(f, err)
 	}
 	s.accepted(f)
@@ -59,7 +59,7 @@ func (s *Server) Dial(ctx context.Context, c Call) (*Link, error) {
 // told of it.
 func (s *Server) refuse(f *flow, err error) *stream.Error {
 	code, text := stream.CodeOf(err), stream.TextOf(err)
-	s.report(f, verdict{code: code, text: err.Error()})
+	s.refused(f, err)
 	if code == stream.Internal {
 		text = "the relay could not open the connection; its log tells why under " + f.id.String()
 	}
@@ -128,7 +128,7 @@ func (l *Link) Join(ctx context.Context, client forward.Conn) error {
 		_ = client.Reset(err)
 		return err
 	}
-	defer l.srv.flows.end()
+	defer l.srv.end(l.flow)
 	ctx, cut := context.WithCancelCause(ctx)
 	pod := &podEnd{Conn: l.conn, link: l}
 	var watching sync.WaitGroup
@@ -165,7 +165,7 @@ func (l *Link) Close() error {
 	_ = l.conn.Reset(gone)
 	l.srv.flows.remove(l.flow)
 	l.srv.report(l.flow, verdict{code: gone.Code, text: gone.Text})
-	l.srv.flows.end()
+	l.srv.end(l.flow)
 	return nil
 }
 

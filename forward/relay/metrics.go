@@ -39,6 +39,7 @@ func newMetrics(s *Server) *metrics {
 	m.set.NewGauge(`culvert_relay_nodes`, func() float64 { return float64(s.nodes.len()) })
 	m.set.NewGauge(`culvert_relay_http_connections`, func() float64 { n, _ := s.front.count(); return float64(n) })
 	m.set.NewGauge(`culvert_relay_http_requests`, func() float64 { _, n := s.front.count(); return float64(n) })
+	m.limits(s.quotas.bound)
 	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(s.door.len()) })
 	return m
 }
@@ -49,6 +50,21 @@ func (m *metrics) session(r Role, n int) { m.sessions[r].Add(float64(n)) }
 // stream counts a stream that has ended.
 func (m *metrics) stream(code stream.Code, door string) {
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_streams_total{code=%q,door=%q}`, label(code), door)).Inc()
+}
+
+// overLimit counts what was refused because of a limit.
+func (m *metrics) overLimit(name string) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_limit_refusals_total{limit=%q}`, name)).Inc()
+}
+
+// limits shows the limits that there are, and counts nothing yet for each.
+func (m *metrics) limits(bound [limitsInAll]int) {
+	for i, one := range theLimits() {
+		if n := bound[i]; n >= 0 {
+			m.set.NewGauge(fmt.Sprintf(`culvert_relay_limit{limit=%q}`, one.name), func() float64 { return float64(n) })
+		}
+		m.set.NewCounter(fmt.Sprintf(`culvert_relay_limit_refusals_total{limit=%q}`, one.name))
+	}
 }
 
 // policy counts a decision of the policy.

@@ -37,6 +37,11 @@ func (s *Server) report(f *flow, v verdict) {
 		"bytes_up", up, "bytes_down", down,
 		"code", v.code.String(), "reason", v.text, "policy", f.verdict(),
 		"duration", time.Since(f.started).Round(time.Microsecond).String())
+	s.audited(f, v)
+}
+
+// audited writes down how a stream ended.
+func (s *Server) audited(f *flow, v verdict) {
 	if s.cfg.Audit == nil {
 		return
 	}
@@ -45,7 +50,8 @@ func (s *Server) report(f *flow, v verdict) {
 		event = audit.StreamEnd
 	}
 	r := f.record(event)
-	r.Code, r.Reason, r.Up, r.Down = v.code.String(), v.text, up, down
+	r.Code, r.Reason = v.code.String(), v.text
+	r.Up, r.Down = f.bytes()
 	s.cfg.Audit.Write(r)
 }
 

@@ -28,13 +28,13 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 	}
 	w := &way{srv: s, flow: f, who: p.who, valid: p.valid, uid: open.UID}
 	var agent end
-	err := error(errShutdown)
-	if s.flows.begin() {
-		defer s.flows.end()
+	err := s.begin(ctx, f)
+	if err == nil {
+		defer s.end(f)
 		agent, err = w.reach(ctx)
 	}
 	if err != nil {
-		s.report(f, verdict{code: stream.CodeOf(err), text: err.Error()})
+		s.refused(f, err)
 		client.Refuse(err)
 		return
 	}
@@ -66,6 +66,9 @@ func (w *way) reach(ctx context.Context) (end, error) {
 			return end{}, err
 		}
 		w.flow.at.Store(&at)
+		if err := w.occupy(ctx, at.Node); err != nil {
+			return end{}, err
+		}
 		e, err := w.open(ctx, at)
 		if err == nil || !w.misplaced(stream.CodeOf(err)) {
 			return e, err

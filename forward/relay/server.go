@@ -36,6 +36,7 @@ type Server struct {
 	nodes   *nodes
 	peers   *peerGroup
 	flows   flows
+	quotas  *quotas
 	metrics *metrics
 	noise   *noise
 	buffers sync.Pool // of *[chunk]byte
@@ -65,6 +66,7 @@ func New(cfg Config) (*Server, error) {
 		started:  time.Now(),
 		nodes:    newNodes(cfg.MaxPodsPerNode, time.Now().Add(cfg.SettleTime)),
 		peers:    newPeerGroup(cfg.Peers),
+		quotas:   newQuotas(&cfg.Limits),
 		noise:    newNoise(cfg.Log),
 		agents:   rpc.NewListener(),
 		clients:  rpc.NewListener(),
@@ -212,7 +214,7 @@ func (s *Server) connection(lives map[Role]context.Context, v *visitor) {
 		s.turnedAway(lives[RoleNode], v, pushed, err)
 		return
 	}
-	defer s.sessions.Add(-1)
+	defer s.leaveRoom(who)
 	from := v.conn.RemoteAddr().String()
 	sess, err := tunnel.NewSession(carrier, false, s.cfg.Tunnel)
 	if err != nil {

@@ -31,6 +31,13 @@
 {{- define "culvert.tlsSecret" -}}
 {{- ternary .Values.tls.existingSecret (printf "%s-tls" (include "culvert.relay.name" .)) (eq .Values.tls.mode "existingSecret") -}}
 {{- end -}}
+{{- /* The ConfigMap with the relay's policy; empty if there is none. */ -}}
+{{- define "culvert.relay.policy" -}}
+{{- with .Values.relay.policy -}}
+{{- if .configMap -}}{{ .configMap }}{{- else if .rules -}}{{ include "culvert.relay.name" $ }}-policy{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "culvert.caConfigMap" -}}{{ include "culvert.relay.name" . }}-ca{{- end -}}
 
 {{- /* Labels that select pods never change; what a version changes is not among them. */ -}}

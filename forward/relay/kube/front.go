@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
@@ -30,6 +31,10 @@ type Dialer interface {
 	// Permits tells whether the policy lets the caller reach the port, or with the
 	// port 0 any port, of a pod that is there.
 	Permits(ctx context.Context, who relay.Identity, t relay.Target, at relay.Place) error
+	// BeginSession and BeginRequest count a session of a user and a request of a
+	// credential in, or refuse them. end is called once.
+	BeginSession(ctx context.Context, who relay.Identity) (end func(), err error)
+	BeginRequest(ctx context.Context, credential, from string) (end func(), err error)
 	// Draining is closed when the relay has begun to go away.
 	Draining() <-chan struct{}
 }
@@ -48,6 +53,8 @@ func (k *Kube) Front(srv Dialer, portforward *kubectl.Handler) http.Handler {
 		draining: srv.Draining(),
 		reaches:  srv.Reaches,
 		permits:  srv.Permits,
+		session:  srv.BeginSession,
+		request:  srv.BeginRequest,
 		dial: func(ctx context.Context, c relay.Call) (kubectl.Connection, error) {
 			link, err := srv.Dial(ctx, c)
 			if err != nil {
@@ -66,6 +73,8 @@ type front struct {
 	draining    <-chan struct{}
 	reaches     func(node string) error
 	permits     func(context.Context, relay.Identity, relay.Target, relay.Place) error
+	session     func(context.Context, relay.Identity) (end func(), err error)
+	request     func(ctx context.Context, credential, from string) (end func(), err error)
 	dial        func(context.Context, relay.Call) (kubectl.Connection, error)
 	portforward func(http.ResponseWriter, *http.Request, kubectl.Session, []uint16)
 	proxy       *proxy
@@ -104,6 +113,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.deny(rec, r, who, target, err)
 		return
 	}
+	done, err := f.count(r, who)
+	if err != nil {
+		f.deny(rec, r, who, target, err)
+		return
+	}
+	defer done()
 	if forwards {
 		f.forward(rec, r, who, target)
 		return
@@ -126,6 +141,20 @@ func (f *front) caller(r *http.Request) (relay.Identity, error) {
 		return who, &stream.Error{Code: stream.Forbidden, Text: "impersonation takes a bearer token of one's own: leave out --as, or log in"}
 	}
 	return who, nil
+}
+
+// count counts a request in for the credential that came with it. Whoever shows none
+// is known by his address.
+func (f *front) count(r *http.Request, who relay.Identity) (done func(), err error) {
+	c, err := credentialOf(who)
+	if err != nil {
+		return nil, err
+	}
+	as := string(c.key[:])
+	if c.nobody() {
+		as, _, _ = net.SplitHostPort(r.RemoteAddr)
+	}
+	return f.request(r.Context(), as, r.RemoteAddr)
 }
 
 // forward serves a port-forward request. All that can be refused is refused
@@ -152,6 +181,12 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 		f.deny(w, r, who, target, err)
 		return
 	}
+	end, err := f.session(ctx, known)
+	if err != nil {
+		f.deny(w, r, known, target, err)
+		return
+	}
+	defer end()
 	s := f.newSession(ctx, r.RemoteAddr, known, target)
 	defer s.wait()
 	defer cancel()

@@ -257,6 +257,14 @@ func (d *dialerInTests) Dial(context.Context, relay.Call) (*relay.Link, error) {
 	return nil, &stream.Error{Code: stream.AgentOffline}
 }
 
+func (d *dialerInTests) BeginSession(context.Context, relay.Identity) (func(), error) {
+	return func() {}, nil
+}
+
+func (d *dialerInTests) BeginRequest(context.Context, string, string) (func(), error) {
+	return func() {}, nil
+}
+
 func (d *dialerInTests) Reaches(string) error { return nil }
 
 func (d *dialerInTests) Draining() <-chan struct{} { return d.drain }

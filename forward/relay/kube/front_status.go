@@ -44,6 +44,10 @@ func answerOf(code stream.Code) httpAnswer {
 	}
 }
 
+// Refuse answers a request that comes to nothing with a Status, as kube-apiserver
+// would. err has a *stream.Error in its chain, or is a fault of the relay.
+func Refuse(w http.ResponseWriter, r *http.Request, err error) { refuse(w, r, err) }
+
 // refuse answers a request with what went wrong, as kube-apiserver would.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
@@ -61,7 +65,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		text = code.String()
 	}
 	a := answerOf(code)
-	if a.code == http.StatusTooManyRequests {
+	if a.code == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "1")
 	}
 	if len(r.Header["Upgrade"]) > 0 && r.ProtoMajor == 1 {

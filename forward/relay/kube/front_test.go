@@ -28,7 +28,9 @@ type bench struct {
 	calls []relay.Call
 	err   error // of a dial
 
-	policy error
+	policy, full, busy error
+	sessions           int
+	requests           []string
 
 	offline map[string]bool // nodes without an agent
 }
@@ -46,6 +48,14 @@ func newBench(t *testing.T, cfg Config) *bench {
 				return &stream.Error{Code: stream.AgentOffline, Text: "no agent is connected for node " + node}
 			}
 			return nil
+		},
+		session: func(context.Context, relay.Identity) (func(), error) {
+			b.sessions++
+			return func() { b.sessions-- }, b.full
+		},
+		request: func(_ context.Context, credential, _ string) (func(), error) {
+			b.requests = append(b.requests, credential)
+			return func() {}, b.busy
 		},
 		permits: func(_ context.Context, who relay.Identity, _ relay.Target, at relay.Place) error {
 			if at.About == nil || len(who.Groups) == 0 {
@@ -123,6 +133,14 @@ func TestWhoIsLetIn(t *testing.T) {
 		"policy": {
 			change: func(b *bench) { b.policy = &stream.Error{Code: stream.Policy, Text: "not this pod"} },
 			code:   403, reason: "Forbidden", text: "not this pod",
+		},
+		"too many sessions": {
+			change: func(b *bench) { b.full = &stream.Error{Code: stream.Overloaded, Text: "end one"} },
+			code:   429, reason: "TooManyRequests", text: "end one",
+		},
+		"too many requests": {
+			change: func(b *bench) { b.busy = &stream.Error{Code: stream.Overloaded, Text: "wait"} },
+			code:   429, reason: "TooManyRequests", text: "wait",
 		},
 		"API server away":    {change: func(b *bench) { b.api.away = true }, code: 503, reason: "ServiceUnavailable", text: "try again"},
 		"relay goes away":    {change: func(b *bench) { close(b.drain) }, code: 503, reason: "ServiceUnavailable", text: "try again"},
