@@ -30,6 +30,7 @@ func (c *Client) dialRelay(ctx context.Context, relay Relay) (*tunnel.Session, e
 		TLS:    relay.TLS,
 		ALPN:   stream.ALPNClient,
 		Proxy:  c.cfg.Proxy,
+		Addr:   relay.at,
 		Tunnel: c.cfg.Tunnel,
 	}
 	if c.cfg.Token != nil {

@@ -39,6 +39,8 @@ type attempt struct {
 	asking chan struct{}        // capacity 1: held by who waits for the answer
 	moved  map[stream.Code]bool // his: sessions were changed for it
 	tries  int                  // his: those that were refused
+	asked  map[string]bool      // his: relays that have no way to the target
+	via    *link                // his: where the next try goes; nil: where new streams go
 
 	mu       sync.Mutex
 	sent     []byte // payload written so far
@@ -73,7 +75,7 @@ func (a *attempt) WaitReply(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil && err != nil:
 			return err // the answer is still to come
-		case err != nil && a.worthIt(err):
+		case err != nil && (a.beside(ctx, err) || a.worthIt(err)):
 			if err = a.again(ctx, err); err == nil {
 				continue
 			}
@@ -126,13 +128,24 @@ func (a *attempt) worthIt(err error) bool {
 	return a.route.Refused(a.cur.Load().target, refused)
 }
 
+// try opens the stream where the next try is to go.
+func (a *attempt) try(ctx context.Context) (*routed, error) {
+	via := a.via
+	a.via = nil
+	if via == nil {
+		a.asked = nil
+		return a.client.open(ctx, a.route, nil)
+	}
+	return a.client.openOn(ctx, via, a.cur.Load().target)
+}
+
 // again makes the next try in place of the one that was refused.
 func (a *attempt) again(ctx context.Context, refusal error) error {
 	_ = a.cur.Load().Reset(refusal) // lets a writer go that waits on it
 	ctx, cancel := context.WithDeadline(ctx, a.until)
 	defer cancel()
 	defer context.AfterFunc(a.ctx, cancel)()
-	next, err := a.client.open(ctx, a.route, nil)
+	next, err := a.try(ctx)
 	if errors.Is(err, ErrOffline) {
 		return refusal // the session that is there said so
 	}

@@ -3,13 +3,16 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
+	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
 
 // Relay is one way in.
@@ -21,6 +24,8 @@ type Relay struct {
 	// server name is taken from Addr when empty; the protocol name and version
 	// are set by this package. nil trusts what the system trusts.
 	TLS *tls.Config
+
+	at string // host:port that is dialled, if Addr was resolved
 }
 
 // Config says which relays to use and how. Relays must be set.
@@ -108,9 +113,13 @@ type Client struct {
 	attach func(ctx context.Context, relay Relay) (session, error)
 	kick   chan struct{} // capacity 1: somebody waits for a session
 
+	looking chan struct{} // held by who looks for another relay
+
 	mu      sync.Mutex
 	cur     *link
 	retired []*link       // refused new streams, still carry old ones
+	others  []*link       // to other relays, for streams that cur has no way for
+	vain    time.Time     // until when no other relay is looked for
 	changed chan struct{} // closed and replaced when cur, ended or once changes
 	ended   error         // why no session will ever be made again
 	once    bool          // nobody replaces a lost session
@@ -123,6 +132,14 @@ type link struct {
 	relay string
 	began time.Time
 	left  chan struct{} // closed by retire, under mu
+	about atomic.Pointer[controlv1.AboutResponse]
+
+	spread time.Duration // over which it is to be replaced; before left is closed
+	used   time.Time     // last, of one beside the current one; under mu
+}
+
+func newLink(s session, r Relay) *link {
+	return &link{session: s, relay: r.Addr, began: time.Now(), left: make(chan struct{})}
 }
 
 // New returns a Client. It connects to nothing yet.
@@ -130,6 +147,7 @@ func New(cfg Config) *Client {
 	c := &Client{
 		cfg:     cfg.withDefaults(),
 		kick:    make(chan struct{}, 1),
+		looking: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
 	c.attach = c.attachRelay
@@ -189,6 +207,10 @@ func (c *Client) Run(ctx context.Context) error {
 		default:
 			attached = true
 			avoid = c.keep(ctx, l, &pause)
+			if avoid != "" && l.spread > 0 { // not all clients of a relay at once, unless somebody waits
+				c.wait(ctx, rand.N(l.spread), 0) //nolint:gosec // no secret
+				continue
+			}
 		}
 		c.wait(ctx, pause.Next(), kickFloor)
 	}
@@ -203,15 +225,20 @@ func (c *Client) keep(ctx context.Context, l *link, pause *connect.Backoff) (avo
 	}
 	c.cfg.Notify(Event{Kind: Attached, Relay: l.relay})
 	began := time.Now()
-	select {
-	case <-ctx.Done():
+	hearing, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() { c.listen(hearing, l) })
+	defer beside.Wait()
+	defer stop()
+	if c.use(ctx, l); ctx.Err() != nil {
 		return ""
-	case <-l.left:
-		avoid = l.relay
-	case <-l.Done():
+	}
+	if l.dead() {
 		c.remove(l)
 		c.failed(l.lost())
 		c.cfg.Notify(Event{Kind: Lost, Relay: l.relay, Err: l.lost()})
+	} else {
+		avoid = l.relay
 	}
 	// A relay that accepts and drops at once must not be hammered.
 	if time.Since(began) >= c.cfg.MaxBackoff {
@@ -220,17 +247,35 @@ func (c *Client) keep(ctx context.Context, l *link, pause *connect.Backoff) (avo
 	return avoid
 }
 
+// use returns when l is lost, retired or ctx ends.
+func (c *Client) use(ctx context.Context, l *link) {
+	tidy := time.NewTicker(idleTime / 2)
+	defer tidy.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.left:
+			return
+		case <-l.Done():
+			return
+		case <-tidy.C:
+			c.closeIdle()
+		}
+	}
+}
+
 // Close ends Run, all sessions and with them all streams; waiting calls return
 // net.ErrClosed. Closing again does nothing.
 func (c *Client) Close() error {
 	c.end(net.ErrClosed)
 	c.hurry()
 	c.mu.Lock()
-	links := c.retired
+	links := append(c.retired, c.others...)
 	if c.cur != nil {
 		links = append(links, c.cur)
 	}
-	c.cur, c.retired = nil, nil
+	c.cur, c.retired, c.others = nil, nil, nil
 	c.mu.Unlock()
 	var first error
 	for _, l := range links {

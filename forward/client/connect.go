@@ -105,7 +105,7 @@ func (c *Client) connect(ctx context.Context, avoid string) (*link, error) {
 				results <- result{err: fmt.Errorf("relay %s: %w", relay.Addr, err)}
 				return
 			}
-			results <- result{link: &link{session: s, relay: relay.Addr, began: time.Now(), left: make(chan struct{})}}
+			results <- result{link: newLink(s, relay)}
 		})
 	}
 	start()

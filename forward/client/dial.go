@@ -57,7 +57,7 @@ func (c *Client) open(ctx context.Context, r Route, early []byte) (*routed, erro
 		}
 		conn, err := l.open(wait, o, early)
 		if err == nil {
-			return &routed{conn: conn, target: t, link: l, leave: func() { c.retire(l) }}, nil
+			return c.routed(conn, t, l), nil
 		}
 		if errors.Is(err, tunnel.ErrLost) {
 			select {
@@ -72,6 +72,19 @@ func (c *Client) open(ctx context.Context, r Route, early []byte) (*routed, erro
 		}
 		c.forget(l)
 	}
+}
+
+// openOn opens a stream on a session of the caller's choice.
+func (c *Client) openOn(ctx context.Context, l *link, t Target) (*routed, error) {
+	conn, err := l.open(ctx, t.open(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", t, err)
+	}
+	return c.routed(conn, t, l), nil
+}
+
+func (c *Client) routed(conn conn, t Target, l *link) *routed {
+	return &routed{conn: conn, target: t, link: l, leave: func() { c.retire(l, 0) }}
 }
 
 // forget takes a dead session out of use before Run has noticed its end. In a

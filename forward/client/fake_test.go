@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/culvert-k8s/culvert/forward"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
@@ -22,6 +23,7 @@ type fakeSession struct {
 
 	onOpen func(*stream.Open) (conn, error)
 	pods   func() ([]*controlv1.Pod, error)
+	about  *controlv1.AboutResponse
 }
 
 func newFakeSession() *fakeSession { return &fakeSession{done: make(chan struct{})} }
@@ -45,19 +47,29 @@ func (s *fakeSession) open(_ context.Context, o *stream.Open, early []byte) (con
 }
 
 func (s *fakeSession) control() grpc.ClientConnInterface { return fakeControl{s} }
+func (s *fakeSession) NumStreams() int                   { return 0 }
 func (s *fakeSession) Done() <-chan struct{}             { return s.done }
 func (s *fakeSession) Err() error                        { return s.err }
 func (s *fakeSession) Close() error                      { s.cut(errors.New("closed")); return nil }
 
-// fakeControl answers ListPods.
+// fakeControl answers ListPods and About.
 type fakeControl struct{ s *fakeSession }
 
 func (f fakeControl) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
-	pods, err := f.s.pods()
-	if err == nil {
-		reply.(*controlv1.ListPodsResponse).Pods = pods
+	switch out := reply.(type) {
+	case *controlv1.AboutResponse:
+		if f.s.about == nil {
+			return errors.New("a relay that does not say who it is")
+		}
+		proto.Merge(out, f.s.about)
+	case *controlv1.ListPodsResponse:
+		pods, err := f.s.pods()
+		if err != nil {
+			return err
+		}
+		out.Pods = pods
 	}
-	return err
+	return nil
 }
 
 func (f fakeControl) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {

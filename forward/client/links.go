@@ -78,15 +78,20 @@ func (c *Client) remove(l *link) {
 }
 
 // retire takes a session that refuses new streams out of use and lets those
-// that run go on: a relay that goes away closes it when it is empty.
-func (c *Client) retire(l *link) {
+// that run go on: a relay that goes away closes it when it is empty. Another one
+// takes its place within spread, at once if somebody waits for it.
+func (c *Client) retire(l *link, spread time.Duration) {
 	c.mu.Lock()
 	var gone []*link
 	if c.cur == l {
 		c.cur = nil
 		gone = c.prune()
 		c.retired = append(c.retired, l)
+		l.spread = spread
 		close(l.left)
+	} else if i := slices.Index(c.others, l); i >= 0 {
+		c.others = slices.Delete(c.others, i, i+1)
+		c.retired = append(c.retired, l)
 	}
 	c.mu.Unlock()
 	closeAll(gone)
@@ -109,7 +114,7 @@ func (c *Client) expired(l *link) bool {
 	if c.cfg.Expired != nil {
 		c.cfg.Expired()
 	}
-	c.retire(l)
+	c.retire(l, 0)
 	return true
 }
 

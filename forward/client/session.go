@@ -18,6 +18,8 @@ type session interface {
 	open(ctx context.Context, o *stream.Open, early []byte) (conn, error)
 	// control returns the way to the relay's services.
 	control() grpc.ClientConnInterface
+	// NumStreams returns how many streams are open, questions included.
+	NumStreams() int
 	// Done is closed when the session has ended, and Err says why from then on.
 	Done() <-chan struct{}
 	Err() error
