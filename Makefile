@@ -4,7 +4,12 @@
 GO       ?= go
 GOTEST   ?= $(GO) test
 TESTED   ?= ./...
+# Parsers that read what strangers send get FUZZLONG, the others FUZZTIME. Unbounded,
+# making one input of interest smaller takes up to a minute in which nothing is tried.
 FUZZTIME ?= 10s
+FUZZLONG ?= 60s
+FUZZNETWORK := FuzzReadOpen FuzzReadReply FuzzReadHello FuzzParseHeader FuzzScanner FuzzParseReset FuzzInbound FuzzFollow \
+	FuzzSplice FuzzSession FuzzChannels FuzzTunnelReader FuzzRequest FuzzPortForwardPath FuzzClaims FuzzParseCSR FuzzReports
 COMMANDS := culvert culvert-relay culvert-agent
 
 CACHE    := $(CURDIR)/.cache
@@ -53,12 +58,13 @@ test-unit: ## the tests of the rooms, without those that cross processes
 	$(GOTEST) -race -timeout 10m $$($(GO) list ./... | grep -v '/culvert/test')
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (10s) each
+fuzz: ## every fuzz target for FUZZTIME (10s), those that face the network for FUZZLONG (60s); finds are kept in testdata/fuzz
 	@$(GO) list -f '{{$$p := .ImportPath}}{{$$d := .Dir}}{{range .TestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}' ./... | \
 	while read -r pkg file; do \
 		sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r name; do \
-			echo "fuzz $$pkg $$name"; \
-			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+			case " $(FUZZNETWORK) " in *" $$name "*) time=$(FUZZLONG) ;; *) time=$(FUZZTIME) ;; esac; \
+			echo "fuzz $$pkg $$name for $$time"; \
+			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$time -fuzzminimizetime 100x "$$pkg" </dev/null; \
 		done; \
 	done
 
@@ -99,8 +105,8 @@ check-generate: $(GENERATORS) ## fail if the generated code is not what the .pro
 	done
 
 .PHONY: vuln
-vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach
-	$(TOOLS)/govulncheck ./...
+vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach; fails if the database cannot be had
+	@.ci/vulnerabilities
 
 # Images and chart are made in a module of their own, deploy/go.mod. The chart
 # says which version the images have.
@@ -222,7 +228,7 @@ clean: ## remove what was built
 	rm -rf bin $(CACHE) test/artifacts
 
 .PHONY: tools
-tools: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/gotestsum ## linters, generators and checkers into .cache/tools/
+tools: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/gotestsum $(TOOLS)/govulncheck ## linters, generators and checkers into .cache/tools/
 
 # golangci-lint and buf have modules of their own, since each wants its
 # dependencies in exactly the versions it was tested with.

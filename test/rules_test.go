@@ -53,3 +53,36 @@ func TestRulesNameTests(t *testing.T) {
 		}
 	}
 }
+
+// TestFuzzTargets holds the list of the Makefile: a target that is misspelled there
+// would be fuzzed for less time than it was meant to.
+func TestFuzzTargets(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join("..", "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(strings.ReplaceAll(string(makefile), "\\\n", " "), "FUZZNETWORK := ")
+	list, _, _ = strings.Cut(list, "\n")
+	names := strings.Fields(list)
+	if len(names) < 10 {
+		t.Fatalf("%d targets face the network, that cannot be all", len(names))
+	}
+	known := make(map[string]bool)
+	for _, f := range readSource(t) {
+		if !f.isTest() {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(f.path())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Fuzz[A-Za-z0-9_]+)\(`).FindAllStringSubmatch(string(text), -1) {
+			known[m[1]] = true
+		}
+	}
+	for _, name := range names {
+		if !known[name] {
+			t.Errorf("the Makefile names %s, which does not exist", name)
+		}
+	}
+}

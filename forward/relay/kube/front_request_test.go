@@ -2,11 +2,13 @@ package kube
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -105,4 +107,53 @@ func TestUpgradeOf(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever a request looks like, the one that goes on has at most one credential, in
+// one place, and asks for at most one protocol that is known.
+func FuzzRequest(f *testing.F) {
+	for _, s := range []string{
+		"GET /api HTTP/1.1\r\nHost: relay\r\n\r\n",
+		"GET /api HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: v4.channel.k8s.io, " + bearerProtocol + "c2VjcmV0\r\n\r\n",
+		"POST /api HTTP/1.1\r\nHost: relay\r\nConnection: upgrade, close\r\nUpgrade: SPDY/3.1\r\nAuthorization: Bearer x\r\n\r\n",
+		"GET /api HTTP/1.1\r\nHost: relay\r\nConnection: Impersonate-User\r\nImpersonate-User: root\r\n\r\n",
+		"GET /api HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+		"POST /api HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+		"CONNECT 10.0.0.1:443 HTTP/1.1\r\nHost: relay\r\n\r\n",
+		"GET //api/v1/../v1/namespaces/a/pods/b/portforward HTTP/1.1\r\nHost: relay\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			return
+		}
+		r, err = unambiguous(r)
+		if err != nil {
+			return
+		}
+		if len(r.Header["Authorization"]) > 1 {
+			t.Fatalf("%d credentials", len(r.Header["Authorization"]))
+		}
+		for p := range kubectl.Tokens(r.Header["Sec-Websocket-Protocol"]) {
+			if strings.HasPrefix(p, bearerProtocol) {
+				t.Fatal("a token is left among the protocols")
+			}
+		}
+		for name := range kubectl.Tokens(r.Header["Connection"]) {
+			name = http.CanonicalHeaderKey(name)
+			if name == "Authorization" || strings.HasPrefix(name, "Impersonate-") || strings.HasPrefix(name, "X-Remote-") {
+				t.Fatalf("Connection may drop %s", name)
+			}
+		}
+		protocol, err := upgradeOf(r)
+		if err == nil && protocol != "" && (protocol != "websocket" && protocol != "SPDY/3.1" || r.ContentLength != 0 || r.ProtoMajor != 1) {
+			t.Fatalf("%s with %d bytes over %s", protocol, r.ContentLength, r.Proto)
+		}
+		target, is, err := portforwardTarget(r.URL)
+		if is && err == nil && (strings.ContainsAny(target.Namespace+target.Pod, "/%") || target.Pod == "..") {
+			t.Fatalf("%+v", target)
+		}
+	})
 }

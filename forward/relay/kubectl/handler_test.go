@@ -209,3 +209,19 @@ func TestOtherHeadersOfTheAnswer(t *testing.T) {
 	}
 	p.end(errors.New("over"))
 }
+
+func FuzzParsePorts(f *testing.F) {
+	for _, s := range []string{"ports=80", "ports=80,443&ports=1", "ports=", "ports=0", "ports=65536", "port=1", "ports=%38%30", "ports=+80"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		query, err := url.ParseQuery(s)
+		if err != nil {
+			return
+		}
+		ports, err := ParsePorts(query)
+		if len(ports) > maxPorts || err != nil && ports != nil || slices.Contains(ports, 0) {
+			t.Fatalf("%d ports, %v", len(ports), err)
+		}
+	})
+}
