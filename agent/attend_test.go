@@ -90,10 +90,12 @@ func TestRegistrationRefused(t *testing.T) {
 }
 
 // TestReports keeps the relay up to date.
-func TestReports(t *testing.T) {
+func TestReports(t *testing.T) { bothWays(t, testReports) }
+
+func testReports(t *testing.T, to way) {
 	pods := newPodList(pod1)
 	r := startRelay(t, &relay{})
-	start(t, Config{Pods: localOf(pods, nil)}, r)
+	start(t, Config{Pods: to(t, localOf(pods, nil))}, r)
 	l := r.tunnel(t, 1)
 	has := func(uid string) func() bool {
 		return func() bool { return l.full == 1 && len(l.pods) == 1 && l.pods[uid] != nil }

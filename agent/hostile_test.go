@@ -176,7 +176,7 @@ func TestSlowPod(t *testing.T) {
 
 // TestUnknownCode keeps the numbers that a peer makes up out of the metrics.
 func TestUnknownCode(t *testing.T) {
-	j := joinStream(t, Config{})
+	j := joinStream(t, itself, Config{})
 	j.client.Reset(&stream.Error{Code: 999, Text: "from the future\x1b[2J"})
 	line := j.log.wait(t, "stream", 1)[0]
 	if reason, _ := line["reason"].(string); line["code"] != "unknown" || !strings.HasPrefix(reason, "code-999, client: ") || strings.Contains(reason, "\x1b") {

@@ -55,7 +55,7 @@ type node struct {
 	pods *sandbox.Named
 }
 
-func startNode(t *testing.T, policy reach.Policy) *node {
+func startNode(t *testing.T, to way, policy reach.Policy) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to enter a network namespace")
@@ -63,7 +63,7 @@ func startNode(t *testing.T, policy reach.Policy) *node {
 	n := &node{dir: t.TempDir()}
 	n.pods = sandbox.NewNamed(sandbox.NamedConfig{Dir: n.dir})
 	r := startRelay(t, &relay{})
-	n.running = start(t, Config{Pods: &reach.Local{Source: n.pods, Dialer: &reach.NetnsDialer{}, Policy: policy}}, r)
+	n.running = start(t, Config{Pods: to(t, &reach.Local{Source: n.pods, Dialer: &reach.NetnsDialer{}, Policy: policy})}, r)
 	n.link = r.tunnel(t, 1)
 	return n
 }
@@ -97,8 +97,10 @@ func (n *node) code(t *testing.T, uid string, port uint16) stream.Code {
 
 // TestPods reaches real pods: refused, reached over IPv6 only, half-closed, gone,
 // and born again under the same name.
-func TestPods(t *testing.T) {
-	n := startNode(t, reach.Policy{})
+func TestPods(t *testing.T) { bothWays(t, testPods) }
+
+func testPods(t *testing.T, to way) {
+	n := startNode(t, to, reach.Policy{})
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	uid := n.uid(t, "web", "")
 
@@ -165,8 +167,10 @@ func TestPods(t *testing.T) {
 }
 
 // TestPodKilled ends the pod's side as a dying process does, with data unread.
-func TestPodKilled(t *testing.T) {
-	n := startNode(t, reach.Policy{})
+func TestPodKilled(t *testing.T) { bothWays(t, testPodKilled) }
+
+func testPodKilled(t *testing.T, to way) {
+	n := startNode(t, to, reach.Policy{})
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	l := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
 	client, err := n.link.open(t, stream.Open{UID: n.uid(t, "web", ""), Port: portOf(l)})
@@ -205,7 +209,9 @@ func TestNamespaceGone(t *testing.T) {
 
 // TestHostNetwork reaches the agent's own loopback only if that is allowed, and
 // never for a pod that has a namespace of its own.
-func TestHostNetwork(t *testing.T) {
+func TestHostNetwork(t *testing.T) { bothWays(t, testHostNetwork) }
+
+func testHostNetwork(t *testing.T, to way) {
 	l := listenPod(t)
 	host := newPodList(
 		sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-host", HostNetwork: true},
@@ -214,7 +220,7 @@ func TestHostNetwork(t *testing.T) {
 	for _, allow := range []bool{false, true} {
 		t.Run(fmt.Sprintf("allowed %v", allow), func(t *testing.T) {
 			r := startRelay(t, &relay{})
-			start(t, Config{Pods: &reach.Local{Source: host, Dialer: &reach.NetnsDialer{}, Policy: reach.Policy{AllowHostNetwork: allow}}}, r)
+			start(t, Config{Pods: to(t, &reach.Local{Source: host, Dialer: &reach.NetnsDialer{}, Policy: reach.Policy{AllowHostNetwork: allow}})}, r)
 			k := r.tunnel(t, 1)
 			client, err := k.open(t, stream.Open{UID: "uid-host", Port: portOf(l)})
 			if allow {

@@ -15,12 +15,16 @@ import (
 )
 
 // TestQuestions asks an agent over its tunnel.
-func TestQuestions(t *testing.T) {
+func TestQuestions(t *testing.T) { bothWays(t, testQuestions) }
+
+func testQuestions(t *testing.T, to way) {
 	host := sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-h", HostNetwork: true}
 	pods := newPodList(pod1, host)
 	r := startRelay(t, &relay{})
-	start(t, Config{Pods: localOf(pods, nil)}, r)
-	cc, err := connect.Control(r.tunnel(t, 1).sess)
+	start(t, Config{Pods: to(t, localOf(pods, nil))}, r)
+	l := r.tunnel(t, 1)
+	r.await(t, "the pods are known", func() bool { return len(l.pods) == 2 })
+	cc, err := connect.Control(l.sess)
 	if err != nil {
 		t.Fatal(err)
 	}

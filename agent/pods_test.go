@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/broker"
 	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
@@ -108,6 +111,42 @@ func localOf(source reach.Source, dial reach.Dialer) *reach.Local {
 		dial = dialTo("127.0.0.1:1")
 	}
 	return &reach.Local{Source: source, Dialer: dial}
+}
+
+// way is how an agent comes to pods.
+type way func(t testing.TB, l *reach.Local) reach.Pods
+
+// bothWays runs a test with pods that the agent's own process enters, and with those
+// that a broker enters for it.
+func bothWays(t *testing.T, run func(t *testing.T, to way)) {
+	t.Run("itself", func(t *testing.T) { run(t, itself) })
+	t.Run("broker", func(t *testing.T) { run(t, throughBroker) })
+}
+
+func itself(_ testing.TB, l *reach.Local) reach.Pods { return l }
+
+// throughBroker starts a broker that ends with the test.
+func throughBroker(t testing.TB, l *reach.Local) reach.Pods {
+	t.Helper()
+	s, err := broker.New(broker.Config{Pods: l, UID: os.Geteuid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "broker.sock")
+	ln, err := broker.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return broker.NewClient(broker.ClientConfig{Socket: path})
 }
 
 // listenPod is a listener that stands for one in a pod.

@@ -31,10 +31,10 @@ type joined struct {
 	pod    *net.TCPConn
 }
 
-func joinStream(t testing.TB, cfg Config) *joined {
+func joinStream(t testing.TB, to way, cfg Config) *joined {
 	t.Helper()
 	l := listenPod(t)
-	cfg.Pods = local(dialTo(l.Addr().String()), pod1)
+	cfg.Pods = to(t, local(dialTo(l.Addr().String()), pod1))
 	j := &joined{relay: startRelay(t, &relay{})}
 	j.running = start(t, cfg, j.relay)
 	j.link = j.relay.tunnel(t, 1)
@@ -45,14 +45,16 @@ func joinStream(t testing.TB, cfg Config) *joined {
 
 // TestHalfClose ends the directions one after the other, in both orders: each end
 // arrives, and the other direction goes on.
-func TestHalfClose(t *testing.T) {
+func TestHalfClose(t *testing.T) { bothWays(t, testHalfClose) }
+
+func testHalfClose(t *testing.T, to way) {
 	type duplex interface {
 		io.ReadWriter
 		CloseWrite() error
 	}
 	for _, clientFirst := range []bool{true, false} {
 		t.Run(fmt.Sprintf("client first %v", clientFirst), func(t *testing.T) {
-			j := joinStream(t, Config{})
+			j := joinStream(t, to, Config{})
 			ends := []duplex{j.client, j.pod}
 			if !clientFirst {
 				ends[0], ends[1] = ends[1], ends[0]
@@ -96,7 +98,9 @@ func TestHalfClose(t *testing.T) {
 
 // TestEnds breaks a stream at each of its places. Whoever is left sees an abort,
 // never an end, and the log says whose it was.
-func TestEnds(t *testing.T) {
+func TestEnds(t *testing.T) { bothWays(t, testEnds) }
+
+func testEnds(t *testing.T, to way) {
 	reset := func(c *net.TCPConn) { c.SetLinger(0); c.Close() }
 	for _, tt := range []struct {
 		name   string
@@ -176,7 +180,7 @@ func TestEnds(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			j := joinStream(t, Config{DrainTimeout: time.Millisecond})
+			j := joinStream(t, to, Config{DrainTimeout: time.Millisecond})
 			tt.break_(t, j)
 			if tt.client != nil {
 				_, err := io.ReadAll(j.client)
@@ -205,14 +209,16 @@ func TestEnds(t *testing.T) {
 
 // TestRefusals lets each step to a pod fail. The client is told a code and words
 // that name nothing of the node; the log has the cause.
-func TestRefusals(t *testing.T) {
-	refusing := func(err error) Config {
-		return Config{Pods: local(dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err }), pod1)}
+func TestRefusals(t *testing.T) { bothWays(t, testRefusals) }
+
+func testRefusals(t *testing.T, to way) {
+	refusing := func(err error) *reach.Local {
+		return local(dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err }), pod1)
 	}
-	lookup := func(err error) Config {
+	lookup := func(err error) *reach.Local {
 		pods := newPodList()
 		pods.err = err
-		return Config{Pods: localOf(pods, nil)}
+		return localOf(pods, nil)
 	}
 	secret := errors.New("open /run/secret: permission denied")
 	noPort80 := local(nil, pod1)
@@ -220,20 +226,20 @@ func TestRefusals(t *testing.T) {
 	hostPod := sandbox.Pod{Namespace: "shop", Name: "host", UID: "uid-1", HostNetwork: true}
 	for _, tt := range []struct {
 		name string
-		cfg  Config
+		pods *reach.Local
 		code stream.Code
 		text string
 		log  string
 	}{
-		{"no such pod", Config{Pods: local(nil)}, stream.WrongNode, "the pod is not on this node any more", "look up"},
+		{"no such pod", local(nil), stream.WrongNode, "the pod is not on this node any more", "look up"},
 		{"lookups busy", lookup(sandbox.ErrBusy), stream.Overloaded, "the node is asked for too many pods that it does not know", "too many"},
 		{
 			"runtime away", lookup(fmt.Errorf("%w: dial /run/secret", sandbox.ErrUnavailable)), stream.Unreachable,
 			"the node cannot find the pod: its container runtime does not answer", "/run/secret",
 		},
 		{"lookup fails", lookup(secret), stream.Internal, "", "/run/secret"},
-		{"host network", Config{Pods: local(nil, hostPod)}, stream.Policy, "pods with host networking may not be reached on this node", "host"},
-		{"port denied", Config{Pods: noPort80}, stream.Policy, "port 80 may not be reached on this node", "port"},
+		{"host network", local(nil, hostPod), stream.Policy, "pods with host networking may not be reached on this node", "host"},
+		{"port denied", noPort80, stream.Policy, "port 80 may not be reached on this node", "port"},
 		{"not listening", refusing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), stream.NotListening, "nothing listens on localhost port 80 in the pod", "refused"},
 		{"namespace gone", refusing(fmt.Errorf("open /run/secret: %w", netns.ErrGone)), stream.NamespaceGone, "the pod's network is gone", "/run/secret"},
 		{"own namespace", refusing(netns.ErrHost), stream.Policy, "the pod shares the network of the agent itself", "process itself"},
@@ -244,7 +250,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := startRelay(t, &relay{})
-			a := start(t, tt.cfg, r)
+			a := start(t, Config{Pods: to(t, tt.pods)}, r)
 			_, err := r.tunnel(t, 1).open(t, stream.Open{UID: "uid-1", Port: 80})
 			var got *stream.Error
 			if !errors.As(err, &got) || got.Code != tt.code || got.Text != tt.text {
@@ -290,7 +296,9 @@ func podConnPair() (a, b forward.Conn, stop func(), err error) {
 }
 
 // TestManyStreams leaves nothing behind.
-func TestManyStreams(t *testing.T) {
+func TestManyStreams(t *testing.T) { bothWays(t, testManyStreams) }
+
+func testManyStreams(t *testing.T, to way) {
 	const n = 500
 	l := listenPod(t)
 	var pods sync.WaitGroup
@@ -306,7 +314,7 @@ func TestManyStreams(t *testing.T) {
 	defer pods.Wait()
 	defer l.Close()
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Pods: local(dialTo(l.Addr().String()), pod1)}, r)
+	a := start(t, Config{Pods: to(t, local(dialTo(l.Addr().String()), pod1))}, r)
 	k := r.tunnel(t, 1)
 	var open, all sync.WaitGroup
 	open.Add(n)

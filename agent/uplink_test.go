@@ -76,7 +76,7 @@ func TestKeepBacksOff(t *testing.T) {
 // TestReplaced lets the relay say goodbye: another tunnel comes up while the
 // stream on the old one runs on.
 func TestReplaced(t *testing.T) {
-	j := joinStream(t, Config{})
+	j := joinStream(t, itself, Config{})
 	j.link.leave <- &controlv1.GoingAway{Reason: strings.Repeat("x", 1000)}
 	second := j.relay.tunnel(t, 2)
 	if second.sess == j.link.sess {
@@ -142,7 +142,7 @@ func TestLost(t *testing.T) {
 
 // TestDrain lets a stream run while the agent leaves.
 func TestDrain(t *testing.T) {
-	j := joinStream(t, Config{DrainTimeout: time.Hour})
+	j := joinStream(t, itself, Config{DrainTimeout: time.Hour})
 	j.stop()
 	j.relay.await(t, "it heard the goodbye", func() bool { return j.link.bye != nil })
 	if j.Ready() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// maxIdle is how many connections are kept for the next question.
+// maxIdle is how many connections are kept for the next question, at most until the
+// broker has been heard twice; one is kept for longer.
 const maxIdle = 32
 
 // errStale is a connection to a broker that is not there any more: it has not seen
@@ -78,7 +80,10 @@ func (c *Client) askOn(ctx context.Context, conn *line, q question) (a answer, f
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := conn.Write(appendQuestion(conn.buf[:0], q)); err != nil {
+	c.waking <- struct{}{}
+	_, err = conn.Write(appendQuestion(conn.buf[:0], q)) // never waits: the last question was answered
+	<-c.waking
+	if err != nil {
 		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ENOTCONN) {
 			err = errStale
 		}
@@ -112,6 +117,7 @@ func (c *Client) get() (conn *line, used bool, err error) {
 	if n := len(c.idle); n > 0 {
 		conn = c.idle[n-1]
 		c.idle = c.idle[:n-1]
+		c.rest = min(c.rest, n-1)
 	}
 	c.mu.Unlock()
 	if conn != nil {
@@ -125,6 +131,8 @@ func (c *Client) get() (conn *line, used bool, err error) {
 }
 
 func (c *Client) dial() (*net.UnixConn, error) {
+	c.waking <- struct{}{}
+	defer func() { <-c.waking }()
 	conn, err := net.DialUnix(network, nil, &net.UnixAddr{Net: network, Name: c.cfg.Socket})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAway, err)
@@ -143,6 +151,18 @@ func (c *Client) put(conn *line) {
 	c.idle = append(c.idle, conn)
 }
 
+// prune lets connections go that nobody has needed since it was called last.
+func (c *Client) prune() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := max(0, min(c.rest, len(c.idle)-1))
+	for _, conn := range c.idle[:n] {
+		_ = conn.Close()
+	}
+	c.idle = slices.Delete(c.idle, 0, n)
+	c.rest = len(c.idle)
+}
+
 // drop lets all connections go that nobody asks on.
 func (c *Client) drop(over bool) {
 	c.mu.Lock()
@@ -151,7 +171,7 @@ func (c *Client) drop(over bool) {
 	for _, conn := range c.idle {
 		_ = conn.Close()
 	}
-	c.idle = nil
+	c.idle, c.rest = nil, 0
 }
 
 // follow hears of the pods until the broker or ctx ends. It never returns nil.

@@ -15,6 +15,10 @@ import (
 )
 
 const (
+	// maxWaking bounds the calls that wake the broker. The kernel likes to run it at once,
+	// in the caller's stead: to the Go runtime that is a thread that blocks, and worth
+	// another thread.
+	maxWaking = 4
 	// firstPause and lastPause are between attempts to follow a broker that is away.
 	firstPause = 50 * time.Millisecond
 	lastPause  = 2 * time.Second
@@ -45,10 +49,12 @@ type Client struct {
 	cfg     ClientConfig
 	silence time.Duration // how long a follower waits for the next word
 	turns   chan struct{}
+	waking  chan struct{} // held while the broker is woken
 	changed chan struct{} // holds one
 
 	mu   sync.Mutex
 	idle []*line // nobody has asked on them and not heard the answer
+	rest int     // so many of them, from the first on, were idle since the last beat
 	over bool    // Run has ended
 	pods []sandbox.Pod
 	now  state
@@ -63,7 +69,7 @@ func NewClient(cfg ClientConfig) *Client {
 		cfg.MaxQuestions = defaultQuestions
 	}
 	return &Client{
-		cfg: cfg, silence: 3 * beat, turns: make(chan struct{}, cfg.MaxQuestions), changed: make(chan struct{}, 1),
+		cfg: cfg, silence: 3 * beat, turns: make(chan struct{}, cfg.MaxQuestions), waking: make(chan struct{}, maxWaking), changed: make(chan struct{}, 1),
 		away: fmt.Errorf("%w: it was not asked yet", ErrAway),
 	}
 }

@@ -40,6 +40,7 @@ func (c *Client) hear(msg []byte, fresh *list) error {
 		s, err := readState(msg)
 		if err == nil {
 			c.tell(s)
+			c.prune()
 		}
 		return err
 	case isPods:

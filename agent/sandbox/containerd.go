@@ -182,8 +182,8 @@ func (c *Containerd) relist(ctx context.Context, rt runtime) error {
 	}
 	settle(ctx, rt, fresh, "")
 	c.index.become(fresh)
-	c.changed.raise()
 	c.setState(nil)
+	c.changed.raise() // whoever hears it may ask Ready
 	return nil
 }
 

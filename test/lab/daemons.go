@@ -26,6 +26,7 @@ type daemon struct {
 	StateDir string
 
 	binary string
+	label  string // empty: that of the binary
 	args   []string
 	health string // address of its health endpoints
 }
@@ -48,7 +49,7 @@ func (d *daemon) Start(ctx context.Context) error {
 // launch starts the process, which lives until it is stopped or the network closed.
 func (d *daemon) launch() error {
 	p, err := d.Host.StartCommand(context.Background(), Command{
-		Path: d.binary, Args: d.args, Env: []string{quickExit},
+		Path: d.binary, Args: d.args, Env: []string{quickExit}, Label: d.label,
 	})
 	if err != nil {
 		return err
@@ -154,6 +155,25 @@ type Agent struct {
 	Node string
 	// Proxy is between the agent and the relay; nil without ClusterConfig.Proxies.
 	Proxy *Proxy
+	// Broker has the agent's powers; nil without ClusterConfig.Split.
+	Broker *Broker
+}
+
+// Start starts the agent, and first its broker if that does not run.
+func (a *Agent) Start(ctx context.Context) error {
+	if err := a.launch(ctx); err != nil {
+		return err
+	}
+	return a.awaitReady(ctx)
+}
+
+func (a *Agent) launch(ctx context.Context) error {
+	if b := a.Broker; b != nil && (b.Process == nil || b.Process.ended()) {
+		if err := b.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return a.daemon.launch()
 }
 
 func newAgent(c *Cluster, node string, cfg ClusterConfig) (*Agent, error) {
@@ -178,6 +198,9 @@ func newAgent(c *Cluster, node string, cfg ClusterConfig) (*Agent, error) {
 		"--join-token-file", c.Relay.StateFile("join-token"), "--relay-ca-pin", pin,
 		"--source", "named", "--netns-dir", host.NetnsDir(), "--health-listen", agentHealth,
 	}, cfg.AgentArgs...)
+	if cfg.Split {
+		return a, a.split(c, c.Relay.StateFile("join-token"))
+	}
 	return a, nil
 }
 

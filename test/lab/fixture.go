@@ -37,6 +37,10 @@ type ClusterConfig struct {
 	Nodes []string
 	// Proxies puts a Proxy on every node between its agent and the relay.
 	Proxies bool
+	// Split runs each agent as the chart does: as a user without any capability, beside
+	// a broker that has what there is to have. Agents get the flags that they always
+	// get, and the broker those that are about pods.
+	Split bool
 	// RelayArgs and AgentArgs are added to the command lines.
 	RelayArgs, AgentArgs []string
 	// Artifacts is as in Config. NewCluster sets it.
@@ -114,7 +118,7 @@ func (c *Cluster) start(ctx context.Context, cfg ClusterConfig) error {
 			return err
 		}
 		c.Agents[node] = agent
-		if err := agent.launch(); err != nil { // all first, then wait: they start side by side
+		if err := agent.launch(ctx); err != nil { // all first, then wait: they start side by side
 			return err
 		}
 	}
@@ -140,6 +144,11 @@ func (c *Cluster) Close() error {
 		}
 	}
 	stopAll(daemons, stopGrace)
+	for _, agent := range c.Agents {
+		if agent.Broker != nil && agent.Broker.Process != nil {
+			_ = agent.Broker.Process.Stop(stopGrace)
+		}
+	}
 	return c.Network.Close()
 }
 

@@ -153,6 +153,16 @@ func (p *Process) Pid() int { return p.pid }
 // Done is closed when the process has ended and all its output is kept.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
+// ended tells whether the process has ended.
+func (p *Process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wait waits for the process to end and returns nil for exit code 0, an
 // *exec.ExitError for any other end, or the context's error while it still runs.
 func (p *Process) Wait(ctx context.Context) error {

@@ -33,8 +33,10 @@ func (s *script) daemon(name string) (daemon, *lab.Process, error) {
 		return s.cluster.Relay, p, nil
 	case s.cluster.Agents[name] != nil:
 		return s.cluster.Agents[name], p, nil
+	case s.broker(name) != nil:
+		return s.broker(name), p, nil
 	}
-	return nil, nil, fmt.Errorf("%s is neither the relay nor the agent of a node", name)
+	return nil, nil, fmt.Errorf("%s is neither the relay nor the agent or the broker of a node", name)
 }
 
 // crash is: crash relay|NODE... They get SIGKILL, and are gone when it returns.

@@ -130,8 +130,17 @@ func (s *script) agent(ts *testscript.TestScript, args []string) error {
 	return s.background(ts, append(append(line, "--health-listen="), args[2:]...))
 }
 
+// broker finds that of a node's agent, which scripts call NODE-broker.
+func (s *script) broker(name string) *lab.Broker {
+	node, is := strings.CutSuffix(name, "-broker")
+	if agent := s.cluster.Agents[node]; is && agent != nil {
+		return agent.Broker
+	}
+	return nil
+}
+
 // process finds what a script calls NAME: a program in the background, "relay",
-// or a node's agent.
+// a node's agent, or its broker.
 func (s *script) process(name string) (*lab.Process, error) {
 	if p := s.procs[name]; p != nil {
 		return p, nil
@@ -142,6 +151,8 @@ func (s *script) process(name string) (*lab.Process, error) {
 		return s.cluster.Relay.Process, nil
 	case s.cluster.Agents[name] != nil:
 		return s.cluster.Agents[name].Process, nil
+	case s.broker(name) != nil:
+		return s.broker(name).Process, nil
 	}
 	return nil, fmt.Errorf("there is no program %s", name)
 }

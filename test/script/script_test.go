@@ -30,7 +30,34 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // TestScript runs the scripts, as many side by side as -parallel says.
 func TestScript(t *testing.T) {
 	lab.RequireRoot(t)
-	testscript.Run(t, testscript.Params{
+	testscript.Run(t, params())
+}
+
+// TestSplit runs those scripts again that are about pods and how they are reached,
+// with agents that have no power, each beside a broker.
+func TestSplit(t *testing.T) {
+	lab.RequireRoot(t)
+	p := params()
+	p.Dir = ""
+	for _, name := range []string{
+		"agent-killed", "crowd", "drain", "echo", "get", "half-close", "ipv6", "pod-reborn", "pod-reset", "pod-unknown",
+		"policy-namespaces", "policy-ports", "refused",
+	} {
+		p.Files = append(p.Files, filepath.Join("testdata", name+".txtar"))
+	}
+	whole := p.Setup
+	p.Setup = func(env *testscript.Env) error {
+		err := whole(env)
+		if err == nil {
+			env.Values[key{}].(*script).split = true
+		}
+		return err
+	}
+	testscript.Run(t, p)
+}
+
+func params() testscript.Params {
+	return testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -68,13 +95,14 @@ func TestScript(t *testing.T) {
 			"raw":        command((*script).raw),
 			"proxy":      command((*script).proxy),
 		},
-	})
+	}
 }
 
 // script is what one script has made so far.
 type script struct {
 	t       lab.TB
 	ctx     context.Context //nolint:containedctx // the life of this one script
+	split   bool            // agents have brokers
 	cluster *lab.Cluster
 	procs   map[string]*lab.Process
 	conns   map[string]*conn
@@ -142,9 +170,12 @@ func of(ts *testscript.TestScript) *script { return ts.Value(key{}).(*script) }
 // errUsage reports a command with wrong arguments; README.md has the right ones.
 func errUsage(args []string) error { return fmt.Errorf("bad arguments %q", args) }
 
-// startCluster is: cluster [NODE...] [relay: FLAG...] [agent: FLAG...].
+// startCluster is: cluster [--split] [NODE...] [relay: FLAG...] [agent: FLAG...].
 func (s *script) startCluster(ts *testscript.TestScript, args []string) error {
-	var cfg lab.ClusterConfig
+	cfg := lab.ClusterConfig{Split: s.split}
+	if len(args) > 0 && args[0] == "--split" {
+		cfg.Split, args = true, args[1:]
+	}
 	into := &cfg.Nodes
 	for _, arg := range args {
 		switch arg {
@@ -180,6 +211,9 @@ func (s *script) startCluster(ts *testscript.TestScript, args []string) error {
 		return err
 	}
 	for name, agent := range s.cluster.Agents {
+		if agent.Broker != nil {
+			ts.Setenv(strings.ToUpper(name)+"_BROKER", agent.Broker.Socket)
+		}
 		ts.Setenv(strings.ToUpper(name)+"_IDENTITY", agent.StateFile(own))
 	}
 	return nil
