@@ -14,8 +14,13 @@ import (
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
 
-// podsCheck is how often the source of pods is asked whether it is well.
-const podsCheck = 10 * time.Second
+const (
+	// podsCheck is how often the source of pods is asked whether it is well.
+	podsCheck = 10 * time.Second
+	// firstPods is how long relays are not told of this agent because it knows no pods
+	// yet.
+	firstPods = 3 * time.Second
+)
 
 // Agent serves the pods of one node. Make one with New.
 type Agent struct {
@@ -93,7 +98,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	pods := make(chan error, 1)
 	all.Go(func() { pods <- a.cfg.Pods.Run(hard) })
 	for _, relay := range a.cfg.Relays {
-		all.Go(func() { a.follow(ctx, hard, relay) })
+		all.Go(func() {
+			a.awaitPods(ctx)
+			a.follow(ctx, hard, relay)
+		})
 	}
 	all.Go(func() { a.followTold(ctx, hard) })
 	var err error
@@ -107,6 +115,27 @@ func (a *Agent) Run(ctx context.Context) error {
 	quit()
 	a.drain()
 	return err
+}
+
+// awaitPods waits until the pods are known, which takes a moment after the start: a
+// relay that knew of this agent would send it streams that it has to refuse. It does
+// not wait for long, for a relay should also learn why an agent is of no use.
+func (a *Agent) awaitPods(ctx context.Context) {
+	limit := time.NewTimer(firstPods)
+	defer limit.Stop()
+	for {
+		changed := a.podsChanged()
+		if a.cfg.Pods.Ready() == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // drain waits until no stream runs, at most for the drain timeout.

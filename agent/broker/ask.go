@@ -14,10 +14,6 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// maxIdle is how many connections are kept for the next question, at most until the
-// broker has been heard twice; one is kept for longer.
-const maxIdle = 32
-
 // errStale is a connection to a broker that is not there any more: it has not seen
 // the question.
 var errStale = errors.New("connection to a broker that has ended")
@@ -140,11 +136,12 @@ func (c *Client) dial() (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// put keeps a connection for the next question.
+// put keeps a connection for the next question. There are never more of them than
+// questions were under way, and prune takes them away.
 func (c *Client) put(conn *line) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over || len(c.idle) >= maxIdle {
+	if c.over {
 		_ = conn.Close()
 		return
 	}
@@ -191,7 +188,7 @@ func (c *Client) follow(ctx context.Context, heard func()) error {
 		_ = conn.SetReadDeadline(time.Now().Add(c.silence))
 		n, err := conn.Read(buf)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case isTimeout(err):
 			return errSilent
 		case err != nil:
 			return fmt.Errorf("%w: %w", ErrAway, err)
@@ -202,3 +199,5 @@ func (c *Client) follow(ctx context.Context, heard func()) error {
 		heard()
 	}
 }
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

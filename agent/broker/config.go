@@ -19,8 +19,7 @@ type Config struct {
 
 	// MaxConns bounds connections, and with them the questions under way and what
 	// each of these needs of descriptors and goroutines; more are closed at once.
-	// 0 means 320: the questions of a Client with its own limit, and some to spare
-	// for one that takes its place.
+	// 0 means what ConnsFor says for a Client that has its own defaults.
 	MaxConns int
 
 	// OpenTimeout bounds one question, beside what the client says. 0 means 5 s.
@@ -41,7 +40,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("broker needs a source of pods and a way to dial them")
 	}
 	if c.MaxConns <= 0 {
-		c.MaxConns = defaultQuestions + spareConns
+		c.MaxConns = ConnsFor(defaultQuestions)
 	}
 	if c.OpenTimeout <= 0 {
 		c.OpenTimeout = 5 * time.Second

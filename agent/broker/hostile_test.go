@@ -64,11 +64,6 @@ func ended(t testing.TB, c *net.UnixConn) {
 	}
 }
 
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
-}
-
 // never is a dialer that must not be asked.
 func never(t testing.TB) reach.Dialer {
 	return dialFunc(func(_ context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
@@ -242,32 +237,48 @@ func TestFollowersAreFew(t *testing.T) {
 	ended(t, c)
 }
 
-// TestFloodOfDials hangs as many dials as there may be connections, and no more; each
-// ends with its time, and a client that has gone is not waited for any longer.
+// TestFloodOfDials hangs as many dials as there may be connections, and no more. One
+// ends with its client, with the next question of one that does not wait, or in time.
 func TestFloodOfDials(t *testing.T) {
 	const most = 4
 	var under, peak atomic.Int64
 	hanging := dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
-		peak.Store(max(peak.Load(), under.Add(1)))
+		now := under.Add(1)
+		for old := peak.Load(); old < now && !peak.CompareAndSwap(old, now); old = peak.Load() {
+		}
 		defer under.Add(-1)
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: hanging}, MaxConns: most, OpenTimeout: 200 * time.Millisecond})
-	for range 10 * most {
-		c := raw(t, r.path)
-		for range 3 { // without waiting for an answer
-			if _, err := c.Write(connectTo("uid-1", 80)); err != nil {
-				break
+	local := &reach.Local{Source: newPods(web()), Dialer: hanging}
+	r := start(t, "", Config{Pods: local, MaxConns: most, OpenTimeout: time.Hour})
+	flood := func(questions int) (all []*net.UnixConn) {
+		for range 10 * most {
+			c := raw(t, r.path)
+			for range questions {
+				_, _ = c.Write(connectTo("uid-1", 80)) // those that are too many are closed
 			}
+			all = append(all, c)
 		}
-		if peak.Load() < most {
-			eventually(t, "it is dialled", func() bool { return under.Load() > 0 })
-		}
+		eventually(t, "all that may hang do", func() bool { return peak.Load() == most })
+		return all
 	}
-	eventually(t, "all dials have ended", func() bool { return under.Load() == 0 && r.count() > 0 })
+	for _, c := range flood(1) {
+		c.Close()
+	}
+	eventually(t, "nobody waits, and nothing is dialled", func() bool { return under.Load() == 0 && r.count() == 0 })
+	for _, c := range flood(3) {
+		ended(t, c)
+	}
+	eventually(t, "who does not wait is hung up on", func() bool { return under.Load() == 0 && r.count() == 0 })
 	if p := peak.Load(); p > most {
 		t.Errorf("%d dials at once, %d connections may be", p, most)
+	}
+	hasty := raw(t, start(t, "", Config{Pods: local, OpenTimeout: 30 * time.Millisecond}).path)
+	for range 2 {
+		if a, fd, err := say(t, hasty, connectTo("uid-1", 80)); err != nil || a.code != stream.Timeout || fd >= 0 {
+			t.Errorf("in time: %v, %d, %v", a.code, fd, err)
+		}
 	}
 }
 

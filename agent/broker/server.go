@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -18,7 +19,8 @@ const (
 	network = "unixpacket"
 	// defaultQuestions is how many questions a client asks at once.
 	defaultQuestions = 256
-	// spareConns are for followers, and for a client that takes another's place.
+	// spareConns are for followers. Beside the connections on which questions are asked
+	// there may be as many that were given up, or are those of an earlier client.
 	spareConns = 64
 	// maxFollowers bounds connections that are told of all pods. A client has one.
 	maxFollowers = 4
@@ -29,7 +31,7 @@ const (
 )
 
 // ConnsFor returns the Config.MaxConns that a Client with so many questions needs.
-func ConnsFor(questions int) int { return questions + spareConns }
+func ConnsFor(questions int) int { return 2*questions + spareConns }
 
 // Server answers the questions of one agent. Make one with New.
 type Server struct {
@@ -203,23 +205,30 @@ func (s *Server) converse(ctx context.Context, c *net.UnixConn) {
 func (s *Server) reply(ctx context.Context, c *net.UnixConn, q question, out []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(q.wait, s.cfg.OpenTimeout))
 	defer cancel()
+	w := watch(c, cancel)
+	out, socket := s.find(ctx, q, out)
+	if socket != nil {
+		defer socket.Close() // the peer has its own by then
+	}
+	if err := w.end(); err != nil {
+		return out, err
+	}
+	return out, s.send(c, out, socket)
+}
+
+// find makes the answer to a question, and the socket that goes with it.
+func (s *Server) find(ctx context.Context, q question, out []byte) ([]byte, forward.Socket) {
 	if q.kind == askFind {
 		pod, denied, err := s.cfg.Pods.Find(ctx, q.uid, q.port)
 		a := refusal(errors.Join(err, denied))
 		a.pod = pod
-		out = appendAnswer(out, a)
-		return out, s.send(c, out, nil)
+		return appendAnswer(out, a), nil
 	}
 	pod, socket, err := s.cfg.Pods.Open(ctx, q.uid, q.port)
 	a := refusal(err)
 	a.pod = pod
-	out = appendAnswer(out, a)
 	s.cfg.Log.Debug("asked", "pod", pod.Namespace+"/"+pod.Name, "uid", q.uid, "port", q.port, "code", a.code.String(), "reason", a.cause)
-	if err != nil {
-		return out, s.send(c, out, nil)
-	}
-	defer socket.Close() // the peer has its own by then
-	return out, s.send(c, out, socket)
+	return appendAnswer(out, a), socket
 }
 
 // refusal is what a client is told of an error; the code 0 of none.
