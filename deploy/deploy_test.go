@@ -152,7 +152,8 @@ func TestImages(t *testing.T) {
 	slices.Sort(images)
 	version := load(t).Version()
 	want := []string{
-		"ghcr.io/culvert-k8s/culvert-agent:" + version + " IfNotPresent",
+		"ghcr.io/culvert-k8s/culvert-agent:" + version + " IfNotPresent", // the agent
+		"ghcr.io/culvert-k8s/culvert-agent:" + version + " IfNotPresent", // and its broker
 		"ghcr.io/culvert-k8s/culvert-relay:" + version + " IfNotPresent",
 	}
 	if !slices.Equal(images, want) {

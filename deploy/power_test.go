@@ -120,13 +120,13 @@ func podPower(t *testing.T, o object) []string {
 	for _, c := range o.containers() {
 		facts = append(facts, said("container %v %s", c["name"], text(t, c["securityContext"])))
 		for _, p := range list(c, "ports") {
-			facts = append(facts, said("port %v", p["containerPort"]))
+			facts = append(facts, said("%v port %v", c["name"], p["containerPort"]))
 			if p["hostPort"] != nil || p["hostIP"] != nil {
 				t.Errorf("%s: port %v", o.id(), p)
 			}
 		}
 		for _, m := range list(c, "volumeMounts") {
-			facts = append(facts, said("mount %s", text(t, m)))
+			facts = append(facts, said("%v mount %s", c["name"], text(t, m)))
 		}
 	}
 	for _, v := range list(pod, "volumes") {
@@ -166,13 +166,17 @@ func defaultPower() []string {
 		"RoleBinding culvert-system/culvert-discovery: Role culvert-discovery to Group system:authenticated",
 
 		agentIs + `account culvert-agent automount=false`,
-		agentIs + `pod {"runAsGroup":0,"runAsNonRoot":false,"runAsUser":0,"seccompProfile":{"type":"RuntimeDefault"}}`,
-		agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"add":["SYS_ADMIN"],"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true}`,
-		agentIs + `port 7481`,
-		agentIs + `mount {"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}`,
-		agentIs + `mount {"mountPath":"/run/containerd","mountPropagation":"HostToContainer","name":"containerd","readOnly":true}`,
-		agentIs + `mount {"mountPath":"/etc/culvert/token","name":"token","readOnly":true}`,
-		agentIs + `mount {"mountPath":"/etc/culvert/relay-ca","name":"relay-ca","readOnly":true}`,
+		agentIs + `pod {"fsGroup":65532,"seccompProfile":{"type":"RuntimeDefault"}}`,
+		agentIs + `container broker ` + powerful,
+		agentIs + `broker mount ` + netnsMount,
+		agentIs + `broker mount ` + containerdMount,
+		agentIs + `broker mount {"mountPath":"/run/culvert","name":"broker"}`,
+		agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsNonRoot":true,"runAsUser":65532}`,
+		agentIs + `agent port 7481`,
+		agentIs + `agent mount {"mountPath":"/run/culvert","name":"broker","readOnly":true}`,
+		agentIs + `agent mount {"mountPath":"/etc/culvert/token","name":"token","readOnly":true}`,
+		agentIs + `agent mount {"mountPath":"/etc/culvert/relay-ca","name":"relay-ca","readOnly":true}`,
+		agentIs + `volume {"emptyDir":{"medium":"Memory","sizeLimit":"1Mi"},"name":"broker"}`,
 		agentIs + `volume {"hostPath":{"path":"/run/netns","type":"DirectoryOrCreate"},"name":"netns"}`,
 		agentIs + `volume {"hostPath":{"path":"/run/containerd","type":"Directory"},"name":"containerd"}`,
 		agentIs + `volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"culvert-relay","expirationSeconds":3600,"path":"token"}}]}}`,
@@ -181,10 +185,17 @@ func defaultPower() []string {
 		relayIs + `account culvert-relay automount=true`,
 		relayIs + `pod {"runAsGroup":65532,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`,
 		relayIs + `container relay {"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true}`,
-		relayIs + `port 7443`,
-		relayIs + `port 7480`,
+		relayIs + `relay port 7443`,
+		relayIs + `relay port 7480`,
 	}
 }
+
+// powerful is what a container has that enters pods, with both its mounts of the node.
+const (
+	powerful        = `{"allowPrivilegeEscalation":false,"capabilities":{"add":["SYS_ADMIN"],"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true,"runAsGroup":0,"runAsNonRoot":false,"runAsUser":0}`
+	netnsMount      = `{"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}`
+	containerdMount = `{"mountPath":"/run/containerd","mountPropagation":"HostToContainer","name":"containerd","readOnly":true}`
+)
 
 const (
 	agentIs = "DaemonSet culvert-agent/culvert-agent: "
@@ -218,25 +229,43 @@ func changes() map[string]change {
 		"install": {more: []string{"Namespace culvert-system enforce=restricted"}},
 		"k3s": {
 			less: []string{
-				agentIs + `mount {"mountPath":"/run/containerd","mountPropagation":"HostToContainer","name":"containerd","readOnly":true}`,
+				agentIs + `broker mount ` + containerdMount,
 				agentIs + `volume {"hostPath":{"path":"/run/containerd","type":"Directory"},"name":"containerd"}`,
 			},
 			more: []string{
-				agentIs + `mount {"mountPath":"/run/k3s/containerd","mountPropagation":"HostToContainer","name":"containerd","readOnly":true}`,
+				agentIs + `broker mount {"mountPath":"/run/k3s/containerd","mountPropagation":"HostToContainer","name":"containerd","readOnly":true}`,
 				agentIs + `volume {"hostPath":{"path":"/run/k3s/containerd","type":"Directory"},"name":"containerd"}`,
+			},
+		},
+		"one-container": {
+			less: []string{
+				agentIs + `pod {"fsGroup":65532,"seccompProfile":{"type":"RuntimeDefault"}}`,
+				agentIs + `container broker ` + powerful,
+				agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsNonRoot":true,"runAsUser":65532}`,
+				agentIs + `broker mount ` + netnsMount,
+				agentIs + `broker mount ` + containerdMount,
+				agentIs + `broker mount {"mountPath":"/run/culvert","name":"broker"}`,
+				agentIs + `agent mount {"mountPath":"/run/culvert","name":"broker","readOnly":true}`,
+				agentIs + `volume {"emptyDir":{"medium":"Memory","sizeLimit":"1Mi"},"name":"broker"}`,
+			},
+			more: []string{
+				agentIs + `pod {"runAsGroup":0,"runAsNonRoot":false,"runAsUser":0,"seccompProfile":{"type":"RuntimeDefault"}}`,
+				agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"add":["SYS_ADMIN"],"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true}`,
+				agentIs + `agent mount ` + netnsMount,
+				agentIs + `agent mount ` + containerdMount,
 			},
 		},
 		"existing-secret": {
 			less: keeperless,
 			more: []string{
-				relayIs + `mount {"mountPath":"/etc/culvert/relay-tls","name":"relay-tls","readOnly":true}`,
+				relayIs + `relay mount {"mountPath":"/etc/culvert/relay-tls","name":"relay-tls","readOnly":true}`,
 				relayIs + `volume {"name":"relay-tls","secret":{"secretName":"relay-certificate"}}`,
 			},
 		},
 		"cert-manager": {
 			less: append(slices.Clone(keeperless), authority),
 			more: []string{
-				relayIs + `mount {"mountPath":"/etc/culvert/relay-tls","name":"relay-tls","readOnly":true}`,
+				relayIs + `relay mount {"mountPath":"/etc/culvert/relay-tls","name":"relay-tls","readOnly":true}`,
 				relayIs + `volume {"name":"relay-tls","secret":{"secretName":"culvert-relay-tls"}}`,
 				agentIs + `volume {"configMap":{"items":[{"key":"roots.pem","path":"ca.crt"}],"name":"internal-roots"},"name":"relay-ca"}`,
 			},
@@ -248,27 +277,29 @@ func changes() map[string]change {
 			"ClusterRole culvert-relay-impersonator: impersonate uids.authentication.k8s.io",
 			"ClusterRole culvert-relay-impersonator: impersonate userextras/scopes.authentication.k8s.io",
 			"ClusterRoleBinding culvert-relay-impersonator: ClusterRole culvert-relay-impersonator to ServiceAccount culvert-system/culvert-relay",
-			relayIs + `mount {"mountPath":"/etc/culvert/client-ca","name":"client-ca","readOnly":true}`,
-			relayIs + `mount {"mountPath":"/etc/culvert/requestheader-ca","name":"requestheader-ca","readOnly":true}`,
+			relayIs + `relay mount {"mountPath":"/etc/culvert/client-ca","name":"client-ca","readOnly":true}`,
+			relayIs + `relay mount {"mountPath":"/etc/culvert/requestheader-ca","name":"requestheader-ca","readOnly":true}`,
 			relayIs + `volume {"configMap":{"name":"client-ca"},"name":"client-ca"}`,
 			relayIs + `volume {"configMap":{"name":"front-proxy-ca"},"name":"requestheader-ca"}`,
 		}},
 		"policy": {more: []string{
-			relayIs + `mount {"mountPath":"/etc/culvert/policy","name":"policy","readOnly":true}`,
+			relayIs + `relay mount {"mountPath":"/etc/culvert/policy","name":"policy","readOnly":true}`,
 			relayIs + `volume {"configMap":{"name":"culvert-relay-policy"},"name":"policy"}`,
 		}},
 		"agents-only": {
 			less: slices.Concat(keeperless, userRole, []string{
 				authority,
-				agentIs + `mount {"mountPath":"/etc/culvert/token","name":"token","readOnly":true}`,
+				agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsNonRoot":true,"runAsUser":65532}`,
+				agentIs + `agent mount {"mountPath":"/etc/culvert/token","name":"token","readOnly":true}`,
 				agentIs + `volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"culvert-relay","expirationSeconds":3600,"path":"token"}}]}}`,
 				"ServiceAccount culvert-system/culvert-relay automount=false",
 				"ClusterRole culvert-relay: create tokenreviews.authentication.k8s.io",
 				"ClusterRoleBinding culvert-relay: ClusterRole culvert-relay to ServiceAccount culvert-system/culvert-relay",
 			}, of(relayIs)),
 			more: []string{
-				agentIs + `mount {"mountPath":"/etc/culvert/join","name":"join","readOnly":true}`,
-				agentIs + `mount {"mountPath":"/var/lib/culvert-agent","name":"state"}`,
+				agentIs + `container agent {"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsNonRoot":false,"runAsUser":0}`,
+				agentIs + `agent mount {"mountPath":"/etc/culvert/join","name":"join","readOnly":true}`,
+				agentIs + `agent mount {"mountPath":"/var/lib/culvert-agent","name":"state"}`,
 				agentIs + `volume {"name":"join","secret":{"defaultMode":256,"secretName":"relay-join-token"}}`,
 				agentIs + `volume {"hostPath":{"path":"/var/lib/culvert-agent","type":"DirectoryOrCreate"},"name":"state"}`,
 				agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"relay-authority"},"name":"relay-ca"}`,
@@ -289,10 +320,10 @@ func everything() change {
 	var more []string
 	for _, fact := range defaultPower() {
 		switch {
-		case strings.HasPrefix(fact, agentIs+"mount"), strings.HasPrefix(fact, agentIs+"volume {\"hostPath"),
-			strings.HasPrefix(fact, agentIs+"container"), strings.HasPrefix(fact, agentIs+"port"):
+		case strings.HasPrefix(fact, agentIs+"agent "), strings.HasPrefix(fact, agentIs+"broker "), strings.HasPrefix(fact, agentIs+"container"),
+			strings.HasPrefix(fact, agentIs+"volume {\"hostPath"), strings.HasPrefix(fact, agentIs+"volume {\"emptyDir"):
 			more = append(more, strings.Replace(fact, agentIs, agent, 1))
-		case strings.HasPrefix(fact, relayIs+"container"), strings.HasPrefix(fact, relayIs+"port"):
+		case strings.HasPrefix(fact, relayIs+"container"), strings.HasPrefix(fact, relayIs+"relay port"):
 			more = append(more, strings.Replace(fact, relayIs, relay, 1))
 		}
 	}
@@ -314,19 +345,19 @@ func everything() change {
 		"RoleBinding tunnel-agents/tunnel-relay: Role tunnel-relay to ServiceAccount tunnels/tunnel",
 		"RoleBinding tunnels/tunnel-discovery: Role tunnel-discovery to Group system:authenticated",
 		agent+`account shared automount=false`,
-		agent+`pod {"runAsGroup":0,"runAsNonRoot":false,"runAsUser":0,"seLinuxOptions":{"type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`,
+		agent+`pod {"fsGroup":65532,"seLinuxOptions":{"type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`,
 		agent+`volume {"name":"token","projected":{"defaultMode":256,"sources":[{"serviceAccountToken":{"audience":"tunnel-relay","expirationSeconds":600,"path":"token"}}]}}`,
 		agent+`volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"tunnel-relay-ca"},"name":"relay-ca"}`,
 		relay+`account tunnel automount=true`,
 		relay+`pod {"runAsNonRoot":true,"seccompProfile":{"type":"RuntimeDefault"}}`,
-		relay+`mount {"mountPath":"/etc/extra","name":"extra"}`,
+		relay+`relay mount {"mountPath":"/etc/extra","name":"extra"}`,
 		relay+`volume {"configMap":{"name":"extra"},"name":"extra"}`,
 		`SecurityContextConstraints tunnel-agent: {"allowHostDirVolumePlugin":true,"allowHostIPC":false,"allowHostNetwork":false,"allowHostPID":false,`+
 			`"allowHostPorts":false,"allowPrivilegeEscalation":false,"allowPrivilegedContainer":false,"allowedCapabilities":["SYS_ADMIN"],`+
 			`"defaultAddCapabilities":[],"defaultAllowPrivilegeEscalation":false,"fsGroup":{"type":"RunAsAny"},"groups":[],"priority":null,`+
 			`"readOnlyRootFilesystem":true,"requiredDropCapabilities":["ALL"],"runAsUser":{"type":"RunAsAny"},"seLinuxContext":{"type":"RunAsAny"},`+
 			`"seccompProfiles":["runtime/default"],"supplementalGroups":{"type":"RunAsAny"},"users":["system:serviceaccount:tunnel-agents:shared"],`+
-			`"volumes":["configMap","hostPath","projected"]}`,
+			`"volumes":["configMap","emptyDir","hostPath","projected"]}`,
 	)}
 }
 

@@ -38,6 +38,7 @@ func TestProgramsTakeTheirFlags(t *testing.T) {
 		{"culvert-relay", "relay", "", []string{"where is the API server?", "stat /etc/culvert/relay-tls/tls.crt"}},
 		// The last of what the agent checks.
 		{"culvert-agent", "agent", "--max-dials=0", []string{"--max-dials 0 is not a positive number"}},
+		{"culvert-agent", "broker", "--max-dials=0", []string{"--max-dials 0 is not a positive number"}},
 	} {
 		file := program(t, tt.name)
 		for name, values := range valueFiles(t) {

@@ -86,12 +86,16 @@ func capabilities(t *testing.T, page string, objects []object) {
 	}
 	for _, o := range objects {
 		for _, c := range o.containers() {
+			user := at(c, "securityContext", "runAsUser")
+			if user == nil {
+				user = at(o.pod(), "securityContext", "runAsUser")
+			}
 			added := words(at(c, "securityContext", "capabilities", "add"))
 			if added == "" {
 				added = "none"
 			}
 			for one := range strings.SplitSeq(added, ",") {
-				are = append(are, fmt.Sprintf("culvert-%v %s %v", c["name"], one, at(o.pod(), "securityContext", "runAsUser")))
+				are = append(are, fmt.Sprintf("culvert-%v %s %v", c["name"], one, user))
 			}
 		}
 	}
@@ -111,6 +115,8 @@ func mounts(t *testing.T, page string, objects []object) {
 				volumes[v["name"]] = "the node"
 			case v["projected"] != nil:
 				volumes[v["name"]] = "a projected token"
+			case v["emptyDir"] != nil:
+				volumes[v["name"]] = "the pod"
 			case v["configMap"] != nil:
 				volumes[v["name"]] = fmt.Sprintf("ConfigMap %v", at(v, "configMap", "name"))
 			default:

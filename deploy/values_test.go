@@ -82,6 +82,7 @@ func free() []string {
 		"relay.podSecurityContext", "relay.podSecurityContext.seccompProfile", "relay.securityContext", "relay.securityContext.capabilities",
 		"relay.resources.requests", "relay.resources.limits", "relay.nodeSelector", "relay.affinity", "relay.dnsConfig",
 		"agent.seLinuxOptions", "agent.appArmorProfile", "agent.seccompProfile", "agent.serviceAccount.annotations",
+		"agent.broker.resources.requests", "agent.broker.resources.limits",
 		"agent.podAnnotations", "agent.podLabels", "agent.resources.requests", "agent.resources.limits", "agent.nodeSelector",
 		"agent.affinity", "agent.dnsConfig", "prometheus.serviceMonitor.labels", "prometheus.podMonitor.labels",
 	}
@@ -127,7 +128,7 @@ func TestReasonsAreInTheValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{"chart/values.yaml", "chart/templates/agent-daemonset.yaml", installFile} {
+	for _, file := range []string{"chart/values.yaml", "chart/templates/_helpers.tpl", installFile} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

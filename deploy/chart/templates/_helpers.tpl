@@ -117,3 +117,67 @@ imagePullSecrets:
 {{- define "culvert.agent.grace" -}}
 {{- default (add .Values.agent.drainSeconds 10) .Values.agent.terminationGracePeriodSeconds -}}
 {{- end -}}
+
+{{- /* Which pods there are and which may be reached: flags of whoever enters them. */ -}}
+{{- define "culvert.agent.podArgs" -}}
+{{- with .Values.agent -}}
+- --source=containerd
+- --containerd-socket={{ .containerdSocket }}
+- --netns-dir={{ .netnsDir }}
+{{- with .policy.allowNamespaces }}
+- --allow-namespaces={{ join "," . }}
+{{- end }}
+{{- with .policy.denyNamespaces }}
+- --deny-namespaces={{ join "," . }}
+{{- end }}
+{{- with .policy.allowPorts }}
+- --allow-ports={{ . }}
+{{- end }}
+{{- with .policy.denyPorts }}
+- --deny-ports={{ . }}
+{{- end }}
+{{- if .policy.allowHostNetwork }}
+- --allow-host-network
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- /* What whoever enters pods needs of the node. */ -}}
+{{- define "culvert.agent.podMounts" -}}
+# The pods' network namespaces. What the node mounts later shows here too,
+# and what it unmounts is not held; nothing goes the other way.
+- name: netns
+  mountPath: {{ .Values.agent.netnsDir }}
+  readOnly: true
+  mountPropagation: HostToContainer
+# The directory, so that the new socket of a restarted containerd is seen.
+# HostToContainer, so that no mount below it is held when its pod is gone.
+- name: containerd
+  mountPath: {{ dir .Values.agent.containerdSocket }}
+  readOnly: true
+  mountPropagation: HostToContainer
+{{- end -}}
+
+{{- define "culvert.agent.added" -}}
+# SYS_ADMIN: setns(2) into a pod's network namespace, for the one system
+# call that makes the socket. Nothing else is needed.
+add:
+  {{- toYaml .Values.agent.capabilities | nindent 2 }}
+{{- end -}}
+
+{{- define "culvert.agent.root" -}}
+# Root, because a capability that is added reaches only UID 0, and because the
+# socket of containerd is root's.
+runAsUser: 0
+runAsGroup: 0
+runAsNonRoot: false
+{{- end -}}
+
+{{- /* Who an agent with a broker is. The node's directory that one with a join token
+writes to is root's; so is this agent then, without any capability. */ -}}
+{{- define "culvert.agent.frontUID" -}}{{ ternary 65532 0 (empty .Values.agent.join.existingSecret) }}{{- end -}}
+{{- define "culvert.agent.frontUser" -}}
+runAsUser: {{ include "culvert.agent.frontUID" . }}
+runAsGroup: 65532
+runAsNonRoot: {{ empty .Values.agent.join.existingSecret }}
+{{- end -}}
