@@ -35,6 +35,7 @@ type kubeFlags struct {
 	viaAgents        bool
 	agentAccount     string
 	agentAudience    string
+	agentReviews     int
 	impersonate      bool
 	clientCA         string
 	headerCA         string
@@ -68,6 +69,7 @@ func (f *serveFlags) register(fl *flag.FlagSet) {
 
 const (
 	defaultAudience = "culvert-relay"
+	defaultReviews  = 200
 	forgiving       = "forgiving"
 	strict          = "strict"
 )
@@ -80,6 +82,7 @@ func (f *kubeFlags) register(fl *flag.FlagSet) {
 	fl.BoolVar(&f.viaAgents, "kube-via-agents", false, "reach the API server through an agent that has --allow-apiserver")
 	fl.StringVar(&f.agentAccount, "agent-service-account", "", "`NAMESPACE/NAME` that agents run as: their tokens are asked about at the API server")
 	fl.StringVar(&f.agentAudience, "agent-audience", defaultAudience, "audience of the agents' tokens")
+	fl.IntVar(&f.agentReviews, "agent-review-rate", defaultReviews, "how many new tokens of agents the API server is asked about in a second, and twice as many at once")
 	fl.BoolVar(&f.impersonate, "impersonate", false, "act for callers who prove who they are to the relay, by certificate or through a front proxy")
 	fl.StringVar(&f.clientCA, "kube-client-ca", "", "`file` with the authorities of the cluster's client certificates (PEM); needs --impersonate")
 	fl.StringVar(&f.headerCA, "requestheader-client-ca", "", "`file` with the authorities of front proxies (PEM), which name callers in X-Remote-User; needs --impersonate")
@@ -160,6 +163,8 @@ func (f *kubeFlags) rules(independent bool) []rule {
 	return []rule{
 		{!asks && where, "--kube-apiserver, --kube-apiserver-ca, --kube-token-file and --kube-via-agents say how to reach the API server: give --kube, or --agent-service-account, too"},
 		{f.agentAccount == "" && f.agentAudience != defaultAudience, "--agent-audience is for agents with tokens: give --agent-service-account too"},
+		{f.agentReviews < 1, "--agent-review-rate is below 1: agents could not come in"},
+		{f.agentAccount == "" && f.agentReviews != defaultReviews, "--agent-review-rate is about agents with tokens: give --agent-service-account too"},
 		{f.agentAudience == "", "--agent-audience is empty: name the audience in the agents' projected volume"},
 		{
 			f.viaAgents && !independent,

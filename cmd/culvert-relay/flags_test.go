@@ -26,6 +26,7 @@ func TestCombinations(t *testing.T) {
 		"callers of a cluster":      {"--state-dir s --kube --kube-apiserver https://api.test", ""},
 		"from outside":              {"--state-dir s --kube --kube-via-agents --kube-apiserver-ca c", ""},
 		"from outside, own PKI":     {own + "--agent-ca a --kube --kube-via-agents --kube-apiserver-ca c", ""},
+		"agents in a hurry":         {"--state-dir s --kube --agent-service-account a/b --agent-review-rate 500", ""},
 		"both kinds of agents":      {"--state-dir s --kube --agent-service-account a/b", ""},
 		"both, via agents":          {"--state-dir s --kube --agent-service-account a/b --kube-via-agents", ""},
 		"client certificates":       {inside + "--impersonate --kube-client-ca u", ""},
@@ -36,6 +37,8 @@ func TestCombinations(t *testing.T) {
 
 		"peers twice":                 {"--state-dir s --peers 10.0.0.1:7443 --peers-from-dns relays.test", "two answers"},
 		"peers by name":               {"--state-dir s --peers relay.test:7443", "give --peers-from-dns"},
+		"no reviews":                  {"--state-dir s --agent-service-account a/b --agent-review-rate 0", "could not come in"},
+		"reviews of nobody":           {"--state-dir s --agent-review-rate 500", "give --agent-service-account too"},
 		"nothing":                     {"", "give --agent-service-account in a cluster, --state-dir for an authority of the relay's own, or --agent-ca"},
 		"no agents":                   {own + "--kube", "agents could not prove"},
 		"no certificate":              {"--agent-service-account a/b --kube", "give --tls-secret in a cluster, --state-dir, or --tls-cert and --tls-key"},

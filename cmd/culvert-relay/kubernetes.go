@@ -99,7 +99,7 @@ func (p *parts) setUpKube(f *kubeFlags, advertise boot.List, log *slog.Logger) e
 	}
 	cfg := kube.Config{
 		APIServer: api.url, CAFile: api.ca, TokenFile: api.token, UserAgent: "culvert-relay/" + p.cfg.Version,
-		AgentAccount: f.agentAccount, AgentAudience: f.agentAudience,
+		AgentAccount: f.agentAccount, AgentAudience: f.agentAudience, AgentRate: f.agentReviews,
 		Impersonate: f.impersonate, RequestHeaderNames: f.headerNames,
 		AllowHostNetwork: f.allowHostNetwork, Audit: p.audit, Log: log,
 	}

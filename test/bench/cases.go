@@ -26,6 +26,7 @@ const (
 	caseStalled   = "busy stream beside a stalled one"
 	caseHeld      = "idle streams"
 	caseCrowd     = "many agents on one relay"
+	caseTokens    = "many agents on one relay, with tokens that the API server reviews"
 	caseToEnd     = "a new connection per request that the pod ends, 8 in parallel"
 )
 
@@ -86,6 +87,7 @@ func probes() []*probe {
 		&probe{group: "stalled", name: caseStalled, alone: true, most: 3, run: beside},
 		&probe{group: "idle", name: caseHeld, alone: true, most: 1, run: held},
 		&probe{group: "crowd", name: caseCrowd, only: []string{wayCulvert}, alone: true, most: 1, run: crowd},
+		&probe{group: "crowd", name: caseTokens, only: []string{wayCulvert}, alone: true, most: 1, run: tokenCrowd},
 	)
 }
 

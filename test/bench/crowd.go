@@ -31,38 +31,66 @@ var (
 	recruits = regexp.MustCompile(`^made$`)
 )
 
+// muster is a crowd of agents and their relay.
+type muster struct {
+	*scene
+	dir    string   // of certificates or tokens, and of the relay
+	kube   []string // how the relay asks the API server about tokens; nil: agents have certificates
+	agents *lab.Process
+	relay  *lab.Process
+}
+
 // crowd has many agents on one relay, which is then killed and started again.
 func crowd(ctx context.Context, s *scene) ([]reading, error) {
-	ctx, cancel := context.WithCancel(ctx) // ends what is started here
-	defer cancel()
 	dir, err := os.MkdirTemp(s.rig.dir, "crowd")
 	if err != nil {
 		return nil, err
 	}
+	return (&muster{scene: s, dir: dir}).run(ctx)
+}
+
+// tokenCrowd is crowd, with the tokens of nodes of a cluster: the relay has every
+// one reviewed by the API server.
+func tokenCrowd(ctx context.Context, s *scene) ([]reading, error) {
+	if s.rig.cluster == nil {
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp(s.rig.dir, "crowd")
+	if err != nil {
+		return nil, err
+	}
+	m := &muster{scene: s, dir: dir}
+	if m.kube, err = s.rig.enlist(ctx, dir, s.scale.agents); err != nil {
+		return nil, err
+	}
+	return m.run(ctx)
+}
+
+func (m *muster) run(ctx context.Context) ([]reading, error) {
+	ctx, cancel := context.WithCancel(ctx) // ends what is started here
+	defer cancel()
 	from, to, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer from.Close()
 	defer to.Close()
-	n := s.scale.agents
-	agents, err := s.rig.nodes[1].host.StartCommand(ctx, lab.Command{Path: s.rig.bin.crowd, Stdin: from, Args: []string{
-		"-agents", strconv.Itoa(n), "-relay", addr(s.rig.relay, crowdPort), "-dir", dir,
-		"-relay-ca", filepath.Join(dir, "relay", "ca.crt"),
+	m.agents, err = m.rig.nodes[1].host.StartCommand(ctx, lab.Command{Path: m.rig.bin.crowd, Stdin: from, Args: []string{
+		"-agents", strconv.Itoa(m.scale.agents), "-relay", addr(m.rig.relay, crowdPort), "-dir", m.dir,
+		"-relay-ca", filepath.Join(m.dir, "relay", "ca.crt"), "-tokens=" + strconv.FormatBool(m.kube != nil),
 	}})
 	if err != nil {
 		return nil, err
 	}
-	defer agents.Kill()
-	if _, err := agents.WaitLine(recruits, patience); err != nil {
+	defer m.agents.Kill()
+	if _, err := m.agents.WaitLine(recruits, patience); err != nil {
 		return nil, err
 	}
-	relay, err := s.crowdRelay(ctx, dir)
-	if err != nil {
+	if err := m.startRelay(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { relay.Kill() }()
-	both := []part{family("relay", relay.Pid()), family("agents", agents.Pid())}
+	defer func() { m.relay.Kill() }()
+	both := []part{family("relay", m.relay.Pid()), family("agents", m.agents.Pid())}
 	before, err := memories(ctx, both)
 	if err != nil {
 		return nil, err
@@ -70,22 +98,24 @@ func crowd(ctx context.Context, s *scene) ([]reading, error) {
 	if _, err := to.WriteString("\n"); err != nil {
 		return nil, err
 	}
-	if _, err := agents.WaitLine(allBack, 2*patience); err != nil {
+	if _, err := m.agents.WaitLine(allBack, 2*patience); err != nil {
 		return nil, err
 	}
-	got, err := s.crowdAtRest(ctx, before, both)
+	got, err := m.atRest(ctx, before, both)
 	for range crowdStorms {
 		if err != nil {
 			return nil, err
 		}
-		got, err = s.storm(ctx, got, agents, &relay, dir)
+		var more []reading
+		more, err = m.storm(ctx)
+		got = append(got, more...)
 	}
 	return got, err
 }
 
-// crowdAtRest is what tunnels cost that nobody uses: relay and agents held before
+// atRest is what tunnels cost that nobody uses: relay and agents held before
 // there were any.
-func (s *scene) crowdAtRest(ctx context.Context, before []float64, both []part) ([]reading, error) {
+func (m *muster) atRest(ctx context.Context, before []float64, both []part) ([]reading, error) {
 	now, err := memories(ctx, both)
 	if err != nil {
 		return nil, err
@@ -99,7 +129,7 @@ func (s *scene) crowdAtRest(ctx context.Context, before []float64, both []part) 
 		return nil, err
 	}
 	then, err := both[0].cpu()
-	n := float64(s.scale.agents)
+	n := float64(m.scale.agents)
 	return []reading{
 		{"relay with them", "MiB", true, now[0] / mib},
 		{"relay, each tunnel", "KiB", true, (now[0] - before[0]) / 1024 / n},
@@ -109,32 +139,34 @@ func (s *scene) crowdAtRest(ctx context.Context, before []float64, both []part) 
 }
 
 // storm restarts the relay and looks at how the agents come back.
-func (s *scene) storm(ctx context.Context, got []reading, agents *lab.Process, relay **lab.Process, dir string) ([]reading, error) {
-	mark := agents.Mark()
-	(*relay).Kill()
-	if _, err := agents.WaitLineFrom(mark, someGone, patience); err != nil {
+func (m *muster) storm(ctx context.Context) ([]reading, error) {
+	mark := m.agents.Mark()
+	m.relay.Kill()
+	if _, err := m.agents.WaitLineFrom(mark, someGone, patience); err != nil {
 		return nil, err
 	}
 	if err := rest(ctx, crowdAway); err != nil {
 		return nil, err
 	}
-	tap, err := s.rig.relay.Capture(ctx, lab.CaptureConfig{
+	tap, err := m.rig.relay.Capture(ctx, lab.CaptureConfig{
 		Filter: fmt.Sprintf("tcp dst port %d and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn", crowdPort), Snaplen: 128,
 	})
 	if err != nil {
 		return nil, err
 	}
-	began, mark := time.Now(), agents.Mark()
-	next, err := s.crowdRelay(ctx, dir)
+	busy, err := m.asked()
 	if err != nil {
 		return nil, err
 	}
-	*relay = next
-	if _, err := agents.WaitLineFrom(mark, allBack, 2*patience); err != nil {
+	began, mark := time.Now(), m.agents.Mark()
+	if err := m.startRelay(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := m.agents.WaitLineFrom(mark, allBack, 2*patience); err != nil {
 		return nil, err
 	}
 	back := time.Since(began)
-	used, err := family("relay", next.Pid()).cpu()
+	used, err := family("relay", m.relay.Pid()).cpu()
 	if err != nil {
 		return nil, err
 	}
@@ -142,12 +174,28 @@ func (s *scene) storm(ctx context.Context, got []reading, agents *lab.Process, r
 	if err != nil {
 		return nil, err
 	}
-	return append(got,
-		reading{"all back", "s", true, back.Seconds()},
-		reading{"dials, each agent", "", true, float64(len(dials)) / float64(s.scale.agents)},
-		reading{"dials within 100 ms, at most", "", true, float64(thickest(dials))},
-		reading{"CPU of the relay until then", "s", true, used},
-	), nil
+	got := []reading{
+		{"all back", "s", true, back.Seconds()},
+		{"dials, each agent", "", true, float64(len(dials)) / float64(m.scale.agents)},
+		{"dials within 100 ms, at most", "", true, float64(thickest(dials))},
+		{"CPU of the relay until then", "s", true, used},
+	}
+	if m.kube != nil {
+		now, err := m.asked()
+		if err != nil {
+			return nil, err
+		}
+		got = append(got, reading{"CPU of the API server until then", "s", true, now - busy})
+	}
+	return got, nil
+}
+
+// asked is the processor time of who is asked about tokens.
+func (m *muster) asked() (float64, error) {
+	if m.kube == nil {
+		return 0, nil
+	}
+	return family("apiserver", m.rig.cluster.Control.APIServer.Process().Pid()).cpu()
 }
 
 // thickest is the largest number of packets within one moment.
@@ -162,19 +210,23 @@ func thickest(packets []lab.Packet) int {
 	return most
 }
 
-// crowdRelay starts a relay for the crowd alone.
-func (s *scene) crowdRelay(ctx context.Context, dir string) (*lab.Process, error) {
-	relay, err := s.rig.relay.StartCommand(ctx, lab.Command{Path: s.rig.bin.relay, Label: "crowd-relay", Args: []string{
-		"serve", "--listen", ":" + strconv.Itoa(crowdPort), "--advertise", addr(s.rig.relay, crowdPort),
-		"--state-dir", filepath.Join(dir, "relay"), "--agent-ca", filepath.Join(dir, "ca.pem"),
-		"--health-listen", crowdHealth, "--log-level", "warn",
-	}})
+// startRelay starts a relay for the crowd alone.
+func (m *muster) startRelay(ctx context.Context) error {
+	args := []string{
+		"serve", "--listen", ":" + strconv.Itoa(crowdPort), "--advertise", addr(m.rig.relay, crowdPort),
+		"--state-dir", filepath.Join(m.dir, "relay"), "--health-listen", crowdHealth, "--log-level", "warn",
+	}
+	if m.kube == nil {
+		args = append(args, "--agent-ca", filepath.Join(m.dir, "ca.pem"))
+	}
+	relay, err := m.rig.relay.StartCommand(ctx, lab.Command{Path: m.rig.bin.relay, Label: "crowd-relay", Args: append(args, m.kube...)})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := ready(ctx, s.rig.relay, relay, crowdHealth); err != nil {
+	m.relay = relay
+	if err := ready(ctx, m.rig.relay, relay, crowdHealth); err != nil {
 		relay.Kill()
-		return nil, err
+		return err
 	}
-	return relay, nil
+	return nil
 }

@@ -70,6 +70,7 @@ func goals() []goal {
 	most(caseFootprint, "agent idle, MiB", 20, 40, median(caseFootprint, "agent idle", wayCulvert))
 	most(caseHeld, "agent with 10,000 idle streams, MiB", 250, 0, tenThousand)
 	most(caseCrowd, "all back after a restart, s", 10, 0, median(caseCrowd, "all back", wayCulvert))
+	most(caseTokens, "all back after a restart, s", 10, 0, median(caseTokens, "all back", wayCulvert))
 	least(caseStalled, "speed kept, %", 95, 50, median(caseStalled, "speed kept", wayCulvert))
 	return all
 }

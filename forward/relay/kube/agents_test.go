@@ -236,8 +236,8 @@ func TestStormOfAgents(t *testing.T) {
 		if time.Duration(most.Load()) > patience {
 			t.Errorf("one waited %v", time.Duration(most.Load()))
 		}
-		// 100 at once, then 50 a second.
-		if want := (nodes - 100) / 50 * time.Second; took < want || took > 3*want {
+		// 400 at once, then 200 a second.
+		if want := (nodes - 400) / 200 * time.Second; took < want || took > 3*want {
 			t.Errorf("all in after %v", took)
 		}
 		t.Logf("%d nodes in %v, %d came again", nodes, took, again.Load())
@@ -296,7 +296,7 @@ func TestReviewsAgainAreFew(t *testing.T) {
 		a := newAnswers()
 		token := agentToken(now, now.Add(time.Hour), 1)
 		a.tokens[token] = good("node1")
-		k := a.ask(t, Config{ReviewRate: 1, ReviewBurst: 1})
+		k := a.ask(t, Config{AgentRate: 1, AgentBurst: 1})
 		judge := k.Agents().(relay.Revalidator)
 		id, err := knock(t.Context(), k, token)
 		if err != nil {

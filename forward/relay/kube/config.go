@@ -72,11 +72,15 @@ type Config struct {
 	// server at once, of callers and of agents each. 0 means 128.
 	MaxInFlight int
 
-	// ReviewRate and ReviewBurst bound how often a second a credential that is
-	// not known yet is shown to the API server, of agents and of callers each, and
-	// how often one of agents that are connected.
-	// 0 means 50 and 100.
+	// ReviewRate and ReviewBurst bound how often a second the API server is asked
+	// who a caller is that is not known yet. 0 means 50 and 100.
 	ReviewRate, ReviewBurst int
+
+	// AgentRate and AgentBurst bound how often a second an agent's token that is not
+	// known yet is shown to the API server, and how often one of an agent that is
+	// connected. A relay that starts again has all its agents at its door: what is
+	// above the burst is in after so many seconds. 0 means 200, and twice AgentRate.
+	AgentRate, AgentBurst int
 
 	// CallerRate and CallerBurst bound how often a second is asked for one
 	// caller, and a tenth more for watches of who leaves them no room. 0 means 20
@@ -135,6 +139,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxInFlight, 128)
 	setDefault(&c.ReviewRate, 50)
 	setDefault(&c.ReviewBurst, 100)
+	setDefault(&c.AgentRate, 200)
+	setDefault(&c.AgentBurst, 2*c.AgentRate)
 	setDefault(&c.CallerRate, 20)
 	setDefault(&c.CallerBurst, 50)
 	setDefault(&c.ReviewTTL, time.Minute)

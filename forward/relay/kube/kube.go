@@ -58,8 +58,8 @@ func New(cfg Config) (*Kube, error) {
 	k.agents = &agents{
 		audience: cfg.AgentAudience, calls: k.calls, metrics: k.metrics,
 		reviewEvery: cfg.ReviewEvery, reviewTTL: cfg.ReviewTTL,
-		limit:    rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
-		standing: rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
+		limit:    rate.NewLimiter(rate.Limit(cfg.AgentRate), cfg.AgentBurst),
+		standing: rate.NewLimiter(rate.Limit(cfg.AgentRate), cfg.AgentBurst),
 		verdicts: newMemo[[sha256.Size]byte, verdict](cfg.MaxRemembered),
 	}
 	if namespace, name, err := splitAccount(cfg.AgentAccount); err == nil {

@@ -1,10 +1,10 @@
 // Crowd is a thousand nodes in one process: real agents without pods, each with a
 // name, a certificate and a tunnel of its own.
 //
-//	crowd -agents 1000 -relay HOST:PORT -relay-ca FILE -dir DIRECTORY
+//	crowd -agents 1000 -relay HOST:PORT -relay-ca FILE -dir DIRECTORY [-tokens]
 //
-// It writes the authority of its certificates to DIRECTORY/ca.pem, prints "made",
-// and begins when it reads a line. It prints "all" each time all agents have
+// It writes the authority of its certificates to DIRECTORY/ca.pem, or reads a token
+// for each from DIRECTORY/NAME.token. It prints "made", and begins when it reads a line. It prints "all" each time all agents have
 // become ready, and "some" each time the first one is no longer. It ends with
 // SIGTERM.
 package main
@@ -52,8 +52,13 @@ func run(ctx context.Context) error {
 	relay := flag.String("relay", "", "`address` of the relay")
 	ca := flag.String("relay-ca", "", "`file` with the relay's authority; may come late")
 	dir := flag.String("dir", "", "`directory` for certificates; must exist")
+	tokens := flag.Bool("tokens", false, "agents show tokens instead of certificates")
 	flag.Parse()
-	agents, err := recruit(*n, *relay, *ca, *dir)
+	identities := certificates
+	if *tokens {
+		identities = shown
+	}
+	agents, err := recruit(*n, *relay, *ca, *dir, identities)
 	if err != nil {
 		return err
 	}
@@ -97,8 +102,43 @@ func watch(ctx context.Context, agents []*agent.Agent) error {
 	}
 }
 
-// recruit makes the agents and their certificates.
-func recruit(n int, relay, relayCA, dir string) ([]*agent.Agent, error) {
+// identities makes what agents show, in their order.
+type identities func(names []string, trust agent.Trust, dir string) ([]agent.Identity, error)
+
+// recruit makes the agents.
+func recruit(n int, relay, relayCA, dir string, make identities) ([]*agent.Agent, error) {
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprintf("crowd-%04d", i))
+	}
+	all, err := make(names, agent.Trust{CAFile: relayCA}, dir)
+	if err != nil {
+		return nil, err
+	}
+	var agents []*agent.Agent
+	for i, name := range names {
+		a, err := agent.New(agent.Config{
+			Node: name, Relays: []string{relay}, Identity: all[i], Pods: &reach.Local{Source: noPods{}, Dialer: &reach.NetnsDialer{}},
+		})
+		if err != nil {
+			return nil, err
+		}
+		agents = append(agents, a)
+	}
+	return agents, nil
+}
+
+// shown are tokens in files that are there.
+func shown(names []string, trust agent.Trust, dir string) ([]agent.Identity, error) {
+	var all []agent.Identity
+	for _, name := range names {
+		all = append(all, &agent.Token{Trust: trust, File: filepath.Join(dir, name+".token")})
+	}
+	return all, nil
+}
+
+// certificates makes one for each, and their authority.
+func certificates(names []string, trust agent.Trust, dir string) ([]agent.Identity, error) {
 	ca, key, err := authority()
 	if err != nil {
 		return nil, err
@@ -119,9 +159,8 @@ func recruit(n int, relay, relayCA, dir string) ([]*agent.Agent, error) {
 	if err := writePEM(keyFile, "PRIVATE KEY", der); err != nil {
 		return nil, err
 	}
-	agents := make([]*agent.Agent, n)
-	for i := range agents {
-		name := fmt.Sprintf("crowd-%04d", i)
+	var all []agent.Identity
+	for i, name := range names {
 		file := filepath.Join(dir, name+".pem")
 		cert, err := x509.CreateCertificate(rand.Reader, leaf(int64(i+2), name), ca, shared.Public(), key)
 		if err != nil {
@@ -130,15 +169,9 @@ func recruit(n int, relay, relayCA, dir string) ([]*agent.Agent, error) {
 		if err := writePEM(file, "CERTIFICATE", cert); err != nil {
 			return nil, err
 		}
-		agents[i], err = agent.New(agent.Config{
-			Node: name, Relays: []string{relay}, Pods: &reach.Local{Source: noPods{}, Dialer: &reach.NetnsDialer{}},
-			Identity: &agent.Certificate{Trust: agent.Trust{CAFile: relayCA}, CertFile: file, KeyFile: keyFile},
-		})
-		if err != nil {
-			return nil, err
-		}
+		all = append(all, &agent.Certificate{Trust: trust, CertFile: file, KeyFile: keyFile})
 	}
-	return agents, nil
+	return all, nil
 }
 
 func authority() (*x509.Certificate, *ecdsa.PrivateKey, error) {
