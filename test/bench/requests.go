@@ -12,29 +12,49 @@ import (
 	"github.com/culvert-k8s/culvert/test/lab"
 )
 
-// tallied turns a tally into readings.
-func tallied(t load.Tally, err error) ([]reading, error) {
+// tally turns what do counts into readings, with the processor time that it takes.
+func (s *scene) tally(do func() (load.Tally, error)) ([]reading, error) {
+	before, err := spent(s.f.parts)
 	if err != nil {
 		return nil, err
 	}
-	return []reading{
+	t, err := do()
+	if err != nil {
+		return nil, err
+	}
+	after, err := spent(s.f.parts)
+	if err != nil {
+		return nil, err
+	}
+	got := []reading{
 		{metric: "rate", unit: "/s", value: t.PerSecond},
 		{"p50", "ms", true, 1e3 * measure.Quantile(t.Seconds, 0.5)},
 		{"p99", "ms", true, 1e3 * measure.Quantile(t.Seconds, 0.99)},
-	}, nil
+	}
+	middle := 0.0
+	for _, p := range s.f.parts {
+		used := 1e6 * (after[p.name] - before[p.name]) / float64(len(t.Seconds))
+		if p.name != "client" {
+			middle += used
+		}
+		got = append(got, reading{"CPU " + p.name, "us each", true, used})
+	}
+	return append(got, reading{"CPU between client and pod", "us each", true, middle}), nil
 }
 
 // keepAlive sends requests on connections that stay.
 func keepAlive(conns int) func(context.Context, *scene) ([]reading, error) {
 	return func(ctx context.Context, s *scene) ([]reading, error) {
-		return tallied(load.KeepAlive(ctx, s.f.dial(load.PortHTTP), conns, 0, s.span()))
+		return s.tally(func() (load.Tally, error) {
+			return load.KeepAlive(ctx, s.f.dial(load.PortHTTP), conns, 0, s.span())
+		})
 	}
 }
 
 // fresh sends each request on a connection of its own.
 func fresh(workers int) func(context.Context, *scene) ([]reading, error) {
 	return func(ctx context.Context, s *scene) ([]reading, error) {
-		return tallied(load.Fresh(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()))
+		return s.tally(func() (load.Tally, error) { return load.Fresh(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()) })
 	}
 }
 
@@ -42,12 +62,12 @@ func fresh(workers int) func(context.Context, *scene) ([]reading, error) {
 // end to arrive.
 func toEnd(workers int) func(context.Context, *scene) ([]reading, error) {
 	return func(ctx context.Context, s *scene) ([]reading, error) {
-		return tallied(load.FreshToEnd(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()))
+		return s.tally(func() (load.Tally, error) { return load.FreshToEnd(ctx, s.f.dial(load.PortHTTP), workers, 0, s.span()) })
 	}
 }
 
 func ping(ctx context.Context, s *scene) ([]reading, error) {
-	return tallied(load.Ping(ctx, s.f.dial(load.PortEcho), 0, s.span()))
+	return s.tally(func() (load.Tally, error) { return load.Ping(ctx, s.f.dial(load.PortEcho), 0, s.span()) })
 }
 
 // firstByte is how long a new connection takes to its first byte from the pod, in

@@ -95,7 +95,7 @@ func TestChoose(t *testing.T) {
 		}
 		names[p.name] = true
 	}
-	some, err := choose("crowd,start")
+	some, err := choose("packets,start")
 	if err != nil || len(some) != 2 {
 		t.Errorf("%d, %v", len(some), err)
 	}

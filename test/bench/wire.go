@@ -99,7 +99,9 @@ func (c *lossyConn) Read(p []byte) (int, error) {
 		return c.TCPConn.Read(p)
 	}
 	if c.left <= 0 {
-		c.left = int64(rand.ExpFloat64()/w.Loss+1) * segment
+		// Not drawn as chance would have it: a measurement is too short for that, and
+		// the ways would differ by their luck.
+		c.left = int64((0.75+rand.Float64()/2)/w.Loss+1) * segment
 	}
 	n, err := c.TCPConn.Read(p[:min(int64(len(p)), c.left)])
 	if c.left -= int64(n); c.left <= 0 {
