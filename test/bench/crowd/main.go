@@ -106,12 +106,12 @@ func watch(ctx context.Context, agents []*agent.Agent) error {
 type identities func(names []string, trust agent.Trust, dir string) ([]agent.Identity, error)
 
 // recruit makes the agents.
-func recruit(n int, relay, relayCA, dir string, make identities) ([]*agent.Agent, error) {
+func recruit(n int, relay, relayCA, dir string, of identities) ([]*agent.Agent, error) {
 	var names []string
 	for i := range n {
 		names = append(names, fmt.Sprintf("crowd-%04d", i))
 	}
-	all, err := make(names, agent.Trust{CAFile: relayCA}, dir)
+	all, err := of(names, agent.Trust{CAFile: relayCA}, dir)
 	if err != nil {
 		return nil, err
 	}
