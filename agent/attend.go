@@ -115,6 +115,7 @@ func (u *uplink) attend(ctx, life context.Context) error {
 	close(u.known)
 	u.agent.tunnels.Add(1)
 	defer u.agent.tunnels.Add(-1)
+	defer u.agent.metrics.tunnel(u)()
 	u.log.Info("tunnel up", "relay_id", clip(reg.GetRelayId()), "relay_version", clip(reg.GetVersion()))
 
 	heard := make(chan error, 1)
@@ -232,6 +233,9 @@ func (u *uplink) renew(ctx context.Context) {
 		limited, cancel := context.WithTimeout(ctx, a.cfg.DialTimeout)
 		next, err := u.shown.Renew(limited, registry)
 		cancel()
+		if ctx.Err() == nil && !errors.Is(err, errSameToken) {
+			u.agent.metrics.renewed(err)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -122,7 +122,9 @@ func (a *Agent) reach(ctx context.Context, open *stream.Open) (sandbox.Pod, forw
 	}
 	limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
 	defer cancel()
+	began := time.Now()
 	pod, conn, err := a.cfg.Pods.Connect(limited, open.UID, open.Port)
+	a.metrics.dialled.Observe("", time.Since(began))
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("reach pod: %w", context.Cause(ctx))
 	}

@@ -37,7 +37,7 @@ var rooms = []room{
 		"where the pod of a target is, asked of the API server as the user; the rest of the client works without",
 	},
 	{
-		"forward/relay", []string{"forward", "forward/relay/audit", "forward/relay/policy", "forward/tunnel/...", "proto/..."},
+		"forward/relay", []string{"measure", "forward", "forward/relay/audit", "forward/relay/policy", "forward/tunnel/...", "proto/..."},
 		"the relay must work without Kubernetes; relay/kube plugs into it, not the other way round",
 	},
 	{"forward/relay/audit", nil, "what is written down for others to read has a schema and a life of its own"},
@@ -46,7 +46,7 @@ var rooms = []room{
 		"what may be reached is decided without a relay, so that a file can be tried out where it is written",
 	},
 	{
-		"forward/relay/kube", []string{"forward/relay", "forward/relay/audit", "forward/relay/kubectl", "forward/relay/policy", "forward", "forward/tunnel/identity", "proto/..."},
+		"forward/relay/kube", []string{"measure", "forward/relay", "forward/relay/audit", "forward/relay/kubectl", "forward/relay/policy", "forward", "forward/tunnel/identity", "proto/..."},
 		"answers the relay's questions about callers and pods, and passes on what is not port-forward",
 	},
 	{
@@ -66,12 +66,13 @@ var rooms = []room{
 		"a wire format: testable without a relay",
 	},
 
+	{"measure", nil, "a histogram as Prometheus knows it; what is counted belongs to others"},
 	{"netns", nil, "holds the dangerous system calls: small enough to be read in one sitting"},
 	{"proto/stream", nil, "a wire format is read by both ends, so it belongs to neither"},
 	{"proto/control/v1", nil, "generated; the two halves of proto must not know each other"},
 
 	{
-		"agent", []string{"forward", "forward/tunnel/...", "proto/...", "agent/reach", "agent/sandbox"},
+		"agent", []string{"measure", "forward", "forward/tunnel/...", "proto/...", "agent/reach", "agent/sandbox"},
 		"on every node, and may be privileged: nothing of the relay or the client may be linked into it",
 	},
 	{
@@ -89,7 +90,7 @@ var rooms = []room{
 		"the roof over forward/client",
 	},
 	{
-		"cmd/culvert-relay/...", []string{"cmd/internal/...", "cmd/culvert-relay/...", "forward/...", "proto/..."},
+		"cmd/culvert-relay/...", []string{"measure", "cmd/internal/...", "cmd/culvert-relay/...", "forward/...", "proto/..."},
 		"the roof over forward/relay",
 	},
 	{

@@ -22,6 +22,7 @@ import (
 	"github.com/culvert-k8s/culvert/agent/broker"
 	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
+	"github.com/culvert-k8s/culvert/cmd/internal/exposition"
 	"github.com/culvert-k8s/culvert/cmd/internal/garbage"
 )
 
@@ -115,7 +116,8 @@ func serveAll(ctx context.Context, a *agent.Agent, pods reach.Pods, f *agentFlag
 		defer finish()
 		return a.Run(ctx)
 	})
-	h := &boot.Health{Ready: a.Ready, Metrics: a.WriteMetrics}
+	page := &exposition.Page{Known: exposition.Agent(), Version: boot.Version(version), Rooms: []func(io.Writer){a.WriteMetrics}}
+	h := &boot.Health{Ready: a.Ready, Metrics: page.Write}
 	if b, ok := pods.(*broker.Client); ok {
 		// The broker listens nowhere that a probe could ask.
 		h.Beside = map[string]func() error{"broker": b.Away}

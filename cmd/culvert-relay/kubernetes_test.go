@@ -167,7 +167,7 @@ func TestServeInCluster(t *testing.T) {
 		t.Errorf("the API server saw %q", a.seen)
 	}
 	_, metrics := fetch(t, health+"/metrics", nil, "")
-	for _, name := range []string{"culvert_relay_certificate_not_after_seconds 1", "culvert_relay_kubectl_stalls_total 0", "culvert_relay_kube_remembered", "culvert_relay_nodes 0"} {
+	for _, name := range []string{"culvert_relay_certificate_expiry_timestamp_seconds 1", "culvert_relay_kubectl_stalls_total 0", "culvert_relay_kube_remembered", "culvert_relay_nodes 0"} {
 		if !strings.Contains(metrics, name) {
 			t.Errorf("no %s in the metrics", name)
 		}

@@ -7,7 +7,9 @@ import (
 
 	vm "github.com/VictoriaMetrics/metrics"
 
+	"github.com/culvert-k8s/culvert/cmd/internal/exposition"
 	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+	"github.com/culvert-k8s/culvert/measure"
 )
 
 // metrics are what the process counts beside its rooms.
@@ -18,7 +20,7 @@ func newMetrics() *metrics { return &metrics{set: vm.NewSet()} }
 // certificate shows when the serving certificate ends, wherever it comes from; 0
 // if there is none.
 func (m *metrics) certificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) {
-	m.set.NewGauge(`culvert_relay_certificate_not_after_seconds`, func() float64 {
+	m.set.NewGauge(`culvert_relay_certificate_expiry_timestamp_seconds`, func() float64 {
 		cert, err := get(&tls.ClientHelloInfo{})
 		if err != nil || cert.Leaf == nil {
 			return 0
@@ -30,23 +32,25 @@ func (m *metrics) certificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, 
 // kubectl counts sessions of kubectl that had to wait for a pod that took nothing.
 func (m *metrics) kubectl() kubectl.Hooks {
 	stalls := m.set.NewCounter(`culvert_relay_kubectl_stalls_total`)
-	seconds := m.set.NewHistogram(`culvert_relay_kubectl_stall_seconds`)
+	took := measure.NewDurations("culvert_relay_kubectl_stall_duration_seconds", "")
+	m.set.RegisterMetricsWriter(took.Write)
 	resets := m.set.NewCounter(`culvert_relay_kubectl_stall_resets_total`)
 	return kubectl.Hooks{
 		Stalled:    stalls.Inc,
-		Unstalled:  func(waited time.Duration) { seconds.Update(waited.Seconds()) },
+		Unstalled:  func(waited time.Duration) { took.Observe("", waited) },
 		StallReset: resets.Inc,
 	}
 }
 
-func (p *parts) writeMetrics(w io.Writer) {
-	p.srv.WriteMetrics(w)
+// page is what /metrics answers.
+func (p *parts) page() *exposition.Page {
+	page := &exposition.Page{Known: exposition.Relay(), Version: p.cfg.Version, Rooms: []func(io.Writer){p.srv.WriteMetrics}}
 	if p.kube != nil {
-		p.kube.WriteMetrics(w)
+		page.Rooms = append(page.Rooms, p.kube.WriteMetrics)
 	}
 	if p.policy != nil {
-		p.policy.WriteMetrics(w)
+		page.Rooms = append(page.Rooms, p.policy.WriteMetrics)
 	}
-	p.audit.WriteMetrics(w)
-	p.metrics.set.WritePrometheus(w)
+	page.Rooms = append(page.Rooms, p.audit.WriteMetrics, p.metrics.set.WritePrometheus)
+	return page
 }

@@ -134,7 +134,7 @@ func (p *parts) serve(ctx context.Context, l net.Listener, health, debug string)
 		defer finish()
 		return p.srv.Serve(ctx, l)
 	})
-	h := &boot.Health{Ready: p.ready, Metrics: p.writeMetrics, Listening: func(a net.Addr) {
+	h := &boot.Health{Ready: p.ready, Metrics: p.page().Write, Listening: func(a net.Addr) {
 		p.cfg.Log.Info("health listens", "addr", a.String())
 	}}
 	g.Go(func() error { return h.Serve(done, health) })

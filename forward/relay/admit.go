@@ -22,6 +22,7 @@ const refusalTime = time.Second
 func (s *Server) admit(ctx context.Context, v *visitor) (who Identity, carrier *tunnel.Carrier, viaHTTP bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
+	began := time.Now()
 	carrier, err = tunnel.HandshakeServer(ctx, v.conn, s.cfg.TLS)
 	if err != nil {
 		s.shutOut(v, "", who, err)
@@ -31,6 +32,7 @@ func (s *Server) admit(ctx context.Context, v *visitor) (who Identity, carrier *
 		return who, carrier, true, nil
 	}
 	who, err = s.greet(ctx, v, carrier)
+	s.metrics.handshake.Observe("", time.Since(began))
 	return who, carrier, false, err
 }
 

@@ -33,7 +33,7 @@ func TestDrainOfTheHTTPDoor(t *testing.T) {
 			t.Errorf("%d %q", code, body)
 		}
 	})
-	h.metric(`culvert_relay_http_requests 2`)
+	h.metric(`culvert_relay_http_requests_in_flight 2`)
 	h.stop()
 	<-h.s.Draining()
 	if _, err := io.ReadAll(idle); err != nil {
@@ -66,7 +66,7 @@ func TestDrainCutsRequests(t *testing.T) {
 	var holding sync.WaitGroup
 	b := h.browser([]string{"h2"})
 	holding.Go(func() { get(t, b, "/hold") })
-	h.metric(`culvert_relay_http_requests 2`)
+	h.metric(`culvert_relay_http_requests_in_flight 2`)
 	h.stop()
 	for range 2 {
 		if err := <-w.cause; !errors.Is(err, &stream.Error{Code: stream.GoingAway}) {
@@ -129,7 +129,7 @@ func TestDrainDoesNotWaitForWhatHasNoEnd(t *testing.T) {
 		var holding sync.WaitGroup
 		b := h.browser([]string{proto})
 		holding.Go(func() { get(t, b, "/hold") })
-		h.metric(`culvert_relay_http_requests 2`)
+		h.metric(`culvert_relay_http_requests_in_flight 2`)
 		h.stop()
 		if err := <-w.cause; !errors.Is(err, &stream.Error{Code: stream.GoingAway}) {
 			t.Errorf("%s: the request ends with %v", proto, err)

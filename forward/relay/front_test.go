@@ -180,7 +180,7 @@ func TestOneDoorForAll(t *testing.T) {
 		})
 	}
 	h.metric(`culvert_relay_http_connections 6`)
-	h.metric(`culvert_relay_http_requests 0`)
+	h.metric(`culvert_relay_http_requests_in_flight 0`)
 	h.metric(`culvert_relay_handshakes_pending 0`)
 	node, _ := h.agentOf("node-a")
 	client := h.clientOf()
@@ -202,7 +202,7 @@ func TestHijack(t *testing.T) {
 	echoed(t, c, br)
 	time.Sleep(2500 * time.Millisecond) // no deadline of the head of a request is left
 	echoed(t, c, br)
-	h.metric(`culvert_relay_http_requests 1`)
+	h.metric(`culvert_relay_http_requests_in_flight 1`)
 	_ = c.Close()
 	if err := <-w.cause; !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the handler reads %v", err)
@@ -303,7 +303,7 @@ func TestHTTPConnectionsAreLimited(t *testing.T) {
 			}
 		})
 	}
-	h.metric(`culvert_relay_http_requests 3`) // the third in the place of the idle one
+	h.metric(`culvert_relay_http_requests_in_flight 3`) // the third in the place of the idle one
 	h.metric(`culvert_relay_refused_total{reason="made-room"} 1`)
 	for _, proto := range []string{"h2", "http/1.1"} {
 		if code, body := get(t, h.browser([]string{proto}), "/who"); code != http.StatusServiceUnavailable || !strings.Contains(body, "try again later") {
@@ -339,7 +339,7 @@ func TestPanicsAndComplaintsAreLoggedQuietly(t *testing.T) {
 		t.Errorf("%d lines, %v", len(lines), lines[:1])
 	}
 	h.metric(`culvert_relay_http_connections 0`)
-	h.metric(`culvert_relay_http_requests 0`)
+	h.metric(`culvert_relay_http_requests_in_flight 0`)
 }
 
 // net/http reads some of what a handler has left unread before it answers, with no

@@ -18,6 +18,7 @@ var errUnaudited = &stream.Error{
 // accepted reports that the pod has accepted a stream.
 func (s *Server) accepted(f *flow) {
 	f.opened.Store(true)
+	s.metrics.opening.Observe(f.door, time.Since(f.started))
 	if s.cfg.Audit != nil {
 		s.cfg.Audit.Write(f.record(audit.StreamOpen))
 	}

@@ -291,6 +291,10 @@ func (s *Session) RemoteAddr() net.Addr { return s.car.RemoteAddr() }
 // LocalAddr returns the address of this end.
 func (s *Session) LocalAddr() net.Addr { return s.car.LocalAddr() }
 
+// RoundTrip returns what the kernel takes for the round trip to the peer now; 0 if
+// it does not say.
+func (s *Session) RoundTrip() time.Duration { return s.car.RoundTrip() }
+
 // translate turns what yamux returns into what this package promises.
 func (s *Session) translate(err error) error {
 	d := s.dead.Load()

@@ -81,6 +81,7 @@ func params() testscript.Params {
 			"stop":       command((*script).stop),
 			"start":      command((*script).start),
 			"metric":     command((*script).metric),
+			"described":  command((*script).described),
 			"usage":      command((*script).usage),
 			"goroutines": command((*script).goroutines),
 			"tcp":        command((*script).tcp),

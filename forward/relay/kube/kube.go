@@ -65,10 +65,10 @@ func New(cfg Config) (*Kube, error) {
 	if namespace, name, err := splitAccount(cfg.AgentAccount); err == nil {
 		k.agents.user = "system:serviceaccount:" + namespace + ":" + name
 	}
-	k.metrics.size("agents", k.agents.verdicts.len)
-	k.metrics.size("callers", k.names.len)
-	k.metrics.size("rights", k.rights.len)
-	k.metrics.size("places", k.places.len)
+	k.metrics.remembers("agents", k.agents.verdicts.len, k.agents.verdicts.lookups)
+	k.metrics.remembers("callers", k.names.len, k.names.lookups)
+	k.metrics.remembers("rights", k.rights.len, k.rights.lookups)
+	k.metrics.remembers("places", k.places.len, k.places.lookups)
 	return k, nil
 }
 

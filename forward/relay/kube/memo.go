@@ -17,6 +17,8 @@ type memo[K comparable, V any] struct {
 	answers map[K]*list.Element // of *answer[K, V]
 	used    list.List           // most recently used first
 	asking  map[K]*question[V]
+
+	hits, misses uint64
 }
 
 type answer[K comparable, V any] struct {
@@ -73,15 +75,18 @@ func (m *memo[K, V]) look(key K) (value V, ok bool, q *question[V], mine bool) {
 		a := e.Value.(*answer[K, V])
 		if time.Now().Before(a.until) {
 			m.used.MoveToFront(e)
+			m.hits++
 			return a.value, true, nil, false
 		}
 		m.remove(e)
 	}
 	if q := m.asking[key]; q != nil {
+		m.hits++
 		return value, false, q, false
 	}
 	q = &question[V]{done: make(chan struct{})}
 	m.asking[key] = q
+	m.misses++
 	return value, false, q, true
 }
 
@@ -147,6 +152,14 @@ func (m *memo[K, V]) drop(key K) {
 	if e := m.answers[key]; e != nil {
 		m.remove(e)
 	}
+}
+
+// lookups returns how often the answer was there or under way, and how often it
+// had to be asked for.
+func (m *memo[K, V]) lookups() (hits, misses uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hits, m.misses
 }
 
 func (m *memo[K, V]) len() int {

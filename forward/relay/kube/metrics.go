@@ -7,16 +7,32 @@ import (
 
 	vm "github.com/VictoriaMetrics/metrics"
 
+	"github.com/culvert-k8s/culvert/measure"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // metrics are what is counted here. Labels are bounded: no pod, no user, no node.
-type metrics struct{ set *vm.Set }
+type metrics struct {
+	set  *vm.Set
+	took *measure.Durations
+}
 
-func newMetrics() *metrics { return &metrics{set: vm.NewSet()} }
+func newMetrics() *metrics {
+	m := &metrics{set: vm.NewSet(), took: measure.NewDurations("culvert_relay_kube_request_duration_seconds", "call")}
+	m.set.RegisterMetricsWriter(m.took.Write)
+	return m
+}
 
-// size shows how many answers of a kind are remembered.
-func (m *metrics) size(of string, size func() int) {
+// remembers shows how many answers of a kind are remembered, and how often one was
+// of use.
+func (m *metrics) remembers(of string, size func() int, lookups func() (hits, misses uint64)) {
+	for result, pick := range map[string]func(hits, misses uint64) uint64{
+		"hit": func(n, _ uint64) uint64 { return n }, "miss": func(_, n uint64) uint64 { return n },
+	} {
+		m.set.NewGauge(fmt.Sprintf(`culvert_relay_kube_lookups_total{of=%q,result=%q}`, of, result), func() float64 {
+			return float64(pick(lookups()))
+		})
+	}
 	m.set.NewGauge(fmt.Sprintf(`culvert_relay_kube_remembered{of=%q}`, of), func() float64 { return float64(size()) })
 }
 
@@ -24,7 +40,7 @@ func (m *metrics) size(of string, size func() int) {
 func (m *metrics) asked(call string, err error, took time.Duration) {
 	result := stream.CodeOf(err).String()
 	m.set.GetOrCreateCounter(fmt.Sprintf(`culvert_relay_kube_requests_total{call=%q,result=%q}`, call, result)).Inc()
-	m.set.GetOrCreateHistogram(fmt.Sprintf(`culvert_relay_kube_request_seconds{call=%q}`, call)).Update(took.Seconds())
+	m.took.Observe(call, took)
 }
 
 // agentRefused counts an agent that was turned away, or a next token of one.
