@@ -25,9 +25,10 @@ func wrapPod(c forward.Conn) forward.Conn { return wrapFar(c, brokenPod) }
 // TCP connection can.
 func wrapFar(c forward.Conn, broken func(error) error) forward.Conn {
 	lazy, reads := c.(forward.LazyReader)
+	try, tries := c.(forward.TryWriter)
 	wait, waits := c.(forward.AbortWaiter)
-	if reads && waits {
-		return &farSocket{farConn{c, broken}, lazy, wait}
+	if reads && tries && waits {
+		return &farSocket{farConn{c, broken}, lazy, try, wait}
 	}
 	return &farConn{c, broken}
 }
@@ -48,8 +49,11 @@ func (c *farConn) CloseWrite() error { return c.name(c.Conn.CloseWrite()) }
 type farSocket struct {
 	farConn
 	lazy forward.LazyReader
+	try  forward.TryWriter
 	wait forward.AbortWaiter
 }
+
+func (c *farSocket) TryWrite(p []byte) int { return c.try.TryWrite(p) }
 
 func (c *farSocket) ReadLazy(borrow func() []byte, release func()) (int, error) {
 	n, err := c.lazy.ReadLazy(borrow, release)

@@ -25,6 +25,7 @@ type rawConn struct {
 var (
 	_ forward.Conn        = (*rawConn)(nil)
 	_ forward.LazyReader  = (*rawConn)(nil)
+	_ forward.PushReader  = (*rawConn)(nil)
 	_ forward.AbortWaiter = (*rawConn)(nil)
 )
 
@@ -34,7 +35,11 @@ func (c *rawConn) Read(p []byte) (int, error) {
 }
 
 func (c *rawConn) ReadLazy(borrow func() []byte, release func()) (int, error) {
-	n, err := c.st.ReadLazy(borrow, release)
+	return c.ReadPush(borrow, release, nil)
+}
+
+func (c *rawConn) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
+	n, err := c.st.ReadPush(borrow, release, push)
 	return n, c.readErr(err)
 }
 

@@ -72,6 +72,25 @@ type ReadyReader interface {
 	ReadReady(p []byte) (n int, err error)
 }
 
+// PushReader is an optional part of a Conn whose data comes in on a goroutine that serves many: to wake the one
+// that waits for this data costs more than to carry a small piece of it. A [Joiner] uses it if the destination is
+// a [TryWriter].
+type PushReader interface {
+	// ReadPush is ReadLazy, but small pieces of what comes in while it waits may be given to push instead, in order,
+	// by another goroutine, and then it waits on. push returns how many bytes it took off the front of p; it does
+	// not keep p and never waits. What it leaves ends the wait and is read as ever. push is called only while ReadPush
+	// runs, never twice at once, and what it did has happened before ReadPush returns. nil is ReadLazy.
+	ReadPush(borrow func() []byte, release func(), push func(p []byte) int) (n int, err error)
+}
+
+// TryWriter is an optional part of a Conn that can write without waiting.
+type TryWriter interface {
+	// TryWrite writes what of p can be written at once, and returns how many bytes that is. It does not keep p. If
+	// it is less than all, Write does the rest, or says what is wrong. It counts as a write, but may be called by
+	// another goroutine than Write as long as the two do not overlap.
+	TryWrite(p []byte) int
+}
+
 // AbortWaiter is an optional part of a Conn that notices an abort although nobody reads any more. Without it a
 // peer that finished and then died is found out only by the next write, and a half-closed connection that
 // waits for its answer could wait for ever on behalf of nobody.

@@ -106,6 +106,8 @@ type pump struct {
 	src    Conn
 	dst    Conn
 	lazy   LazyReader  // src, if it can wait without a buffer
+	pushes PushReader  // src, if what comes in can be pushed on to try
+	try    TryWriter   // dst, if it can be written to without waiting
 	frames FrameWriter // dst, if it can use the headroom
 	buf    *buffer     // nil while waiting for a lazy source
 	moved  int64       // bytes taken by dst
@@ -113,6 +115,7 @@ type pump struct {
 
 	borrowFunc  func() []byte // made once: a read allocates nothing
 	releaseFunc func()
+	pushFunc    func([]byte) int
 }
 
 func (d *pump) init(j *Joiner, src, dst Conn) {
@@ -121,6 +124,11 @@ func (d *pump) init(j *Joiner, src, dst Conn) {
 	if lazy, ok := src.(LazyReader); ok {
 		d.lazy = lazy
 		d.borrowFunc, d.releaseFunc = d.borrow, d.release
+	}
+	pushes, canPush := src.(PushReader)
+	try, canTry := dst.(TryWriter)
+	if canPush && canTry && d.lazy != nil {
+		d.pushes, d.try, d.pushFunc = pushes, try, d.push
 	}
 }
 
@@ -151,6 +159,9 @@ func (d *pump) run() error {
 
 // read waits for data and puts it behind the headroom of d.buf.
 func (d *pump) read() (int, error) {
+	if d.pushes != nil {
+		return d.pushes.ReadPush(d.borrowFunc, d.releaseFunc, d.pushFunc)
+	}
 	if d.lazy != nil {
 		return d.lazy.ReadLazy(d.borrowFunc, d.releaseFunc)
 	}
@@ -165,12 +176,7 @@ func (d *pump) write(n int) (err error) {
 	} else {
 		w, err = d.dst.Write(d.buf[Headroom : Headroom+n])
 	}
-	if w > 0 {
-		d.moved += int64(w)
-		if d.live != nil {
-			d.live.Add(int64(w))
-		}
-	}
+	d.count(w)
 	if err == nil && w < n {
 		err = io.ErrShortWrite
 	}
@@ -178,6 +184,22 @@ func (d *pump) write(n int) (err error) {
 		d.release()
 	}
 	return err
+}
+
+// push is write for what comes in while read waits: it takes what dst takes at once.
+func (d *pump) push(p []byte) int {
+	w := d.try.TryWrite(p)
+	d.count(w)
+	return w
+}
+
+func (d *pump) count(w int) {
+	if w > 0 {
+		d.moved += int64(w)
+		if d.live != nil {
+			d.live.Add(int64(w))
+		}
+	}
 }
 
 // finish tells dst that src has ended.

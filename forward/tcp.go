@@ -24,7 +24,7 @@ var _ Socket = (*net.TCPConn)(nil)
 // only. Deadlines still set on s keep working and end a call, not the connection.
 //
 // Reset is a real TCP reset: linger 0, then close. A peer's reset is ErrReset at every later call. On Unix
-// the Conn is a LazyReader and an AbortWaiter.
+// the Conn is a LazyReader, a TryWriter and an AbortWaiter.
 //
 // A process that dies with s open resets it: what the system closes for the dead must not look like an end.
 func TCP(s Socket) Conn {

@@ -21,6 +21,11 @@ type lazyTCP struct {
 	release func()
 	n       int
 	err     error
+
+	// The same for one TryWrite at a time.
+	give  func(fd uintptr) bool
+	out   []byte
+	wrote int
 }
 
 func newTCP(c Socket) Conn {
@@ -29,7 +34,7 @@ func newTCP(c Socket) Conn {
 		return &tcpConn{conn: c}
 	}
 	l := &lazyTCP{tcpConn: tcpConn{conn: c}, raw: raw}
-	l.try = l.readOnce
+	l.try, l.give = l.readOnce, l.writeOnce
 	return l
 }
 
@@ -94,6 +99,32 @@ func (l *lazyTCP) ReadReady(p []byte) (int, error) {
 		return 0, l.readErr(io.EOF)
 	}
 	return 0, l.readErr(l.opError("read", os.NewSyscallError("read", err)))
+}
+
+// TryWrite implements TryWriter.
+func (l *lazyTCP) TryWrite(p []byte) int {
+	if len(p) == 0 || l.end.finished.Load() {
+		return 0
+	}
+	l.out, l.wrote = p, 0
+	_ = l.raw.Write(l.give) // Write says what is wrong
+	l.out = nil
+	return l.wrote
+}
+
+// writeOnce tries one write(2); the poller never has to wait.
+func (l *lazyTCP) writeOnce(fd uintptr) bool {
+	n, err := syscall.Write(int(fd), l.out)
+	for err == syscall.EINTR {
+		n, err = syscall.Write(int(fd), l.out)
+	}
+	switch {
+	case n > 0:
+		l.wrote = n
+	case err != nil && err != syscall.EAGAIN:
+		_ = l.broke(l.opError("write", os.NewSyscallError("write", err))) // the kernel may say it only once
+	}
+	return true
 }
 
 // WaitAbort implements AbortWaiter. After the peer's end the poller still reports a reset, and with TCP

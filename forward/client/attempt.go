@@ -176,10 +176,15 @@ func (a *attempt) Read(p []byte) (int, error) {
 
 // ReadLazy is Read without a buffer while there is nothing to read.
 func (a *attempt) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	return a.ReadPush(borrow, release, nil)
+}
+
+// ReadPush is ReadLazy that passes small answers on at once; see forward.PushReader.
+func (a *attempt) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
 	if err := a.WaitReply(context.Background()); err != nil {
 		return 0, err
 	}
-	return a.cur.Load().ReadLazy(borrow, release)
+	return a.cur.Load().ReadPush(borrow, release, push)
 }
 
 func (a *attempt) Write(p []byte) (int, error) {

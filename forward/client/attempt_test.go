@@ -45,6 +45,8 @@ func (c *podConn) WaitReply(ctx context.Context) error {
 func (c *podConn) Read([]byte) (int, error)                    { return 0, io.EOF }
 func (c *podConn) ReadLazy(func() []byte, func()) (int, error) { return 0, io.EOF }
 
+func (c *podConn) ReadPush(func() []byte, func(), func([]byte) int) (int, error) { return 0, io.EOF }
+
 func (c *podConn) Write(p []byte) (int, error) {
 	if c.blocked {
 		<-c.ended

@@ -114,7 +114,12 @@ func (r *routed) Read(p []byte) (int, error) {
 
 // ReadLazy is Read without a buffer while there is nothing to read.
 func (r *routed) ReadLazy(borrow func() []byte, release func()) (int, error) {
-	n, err := r.conn.ReadLazy(borrow, release)
+	return r.ReadPush(borrow, release, nil)
+}
+
+// ReadPush is ReadLazy that passes small answers on at once.
+func (r *routed) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
+	n, err := r.conn.ReadPush(borrow, release, push)
 	return n, r.seen(err)
 }
 

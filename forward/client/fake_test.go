@@ -88,4 +88,6 @@ func (c *fakeConn) Read([]byte) (int, error)        { return 0, c.reply }
 func (c *fakeConn) Reset(cause error) error         { c.reset = cause; return nil }
 
 func (c *fakeConn) ReadLazy(func() []byte, func()) (int, error) { return 0, c.reply }
-func (c *fakeConn) WriteFrame(b []byte) (int, error)            { return len(b) - forward.Headroom, nil }
+
+func (c *fakeConn) ReadPush(func() []byte, func(), func([]byte) int) (int, error) { return 0, c.reply }
+func (c *fakeConn) WriteFrame(b []byte) (int, error)                              { return len(b) - forward.Headroom, nil }

@@ -31,6 +31,7 @@ type session interface {
 type conn interface {
 	forward.Conn
 	forward.LazyReader
+	forward.PushReader
 	forward.FrameWriter
 	// WaitReply waits for the relay's answer, a *stream.Error if it refuses.
 	// Without it the first read takes the answer.

@@ -35,7 +35,7 @@ type testCase struct {
 // the ends swapped the second time. A case that hangs fails with the stacks of all goroutines.
 func TestConn(t *testing.T, mk func() (a, b forward.Conn, stop func(), err error)) {
 	t.Helper()
-	runAll(t, mk, finishCases, abortCases, unblockCases, bulkCases, lazyCases, frameCases, waitCases)
+	runAll(t, mk, finishCases, abortCases, unblockCases, bulkCases, lazyCases, pushCases, frameCases, waitCases)
 }
 
 // TestErrReset checks in addition that aborts are told apart from other errors: both sides get

@@ -22,6 +22,7 @@ type podEnd struct {
 var (
 	_ forward.Conn        = (*podEnd)(nil)
 	_ forward.LazyReader  = (*podEnd)(nil)
+	_ forward.PushReader  = (*podEnd)(nil)
 	_ forward.FrameWriter = (*podEnd)(nil)
 	_ forward.AbortWaiter = (*podEnd)(nil)
 )
@@ -36,6 +37,21 @@ func (p *podEnd) Read(b []byte) (int, error) {
 // ReadLazy is Read without a buffer while there is nothing to read.
 func (p *podEnd) ReadLazy(borrow func() []byte, release func()) (int, error) {
 	n, err := p.Conn.ReadLazy(borrow, release)
+	p.link.srv.metrics.down.Add(n)
+	return n, p.named(err)
+}
+
+// ReadPush is ReadLazy that passes small answers on at once.
+func (p *podEnd) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
+	count := push
+	if push != nil {
+		count = func(b []byte) int {
+			n := push(b)
+			p.link.srv.metrics.down.Add(n)
+			return n
+		}
+	}
+	n, err := p.Conn.ReadPush(borrow, release, count)
 	p.link.srv.metrics.down.Add(n)
 	return n, p.named(err)
 }

@@ -50,6 +50,7 @@ type splice struct {
 	up, down leg                           // client to agent, agent to client
 	fate     atomic.Pointer[verdict]       // how it ended; set once
 	over     chan struct{}                 // closed after fate was set
+	all      sync.WaitGroup
 }
 
 // leg is one direction. The agent's end of it may be replaced until it has
@@ -60,6 +61,8 @@ type leg struct {
 	node     *flow // whose node is the source; nil: the client is
 	lost     stream.Code
 	count    interface{ Add(int) }
+
+	give func([]byte) int // passes what comes in small pieces, without waiting
 
 	open atomic.Bool // dst has its Reply: frames may follow
 	fin  atomic.Bool // FIN was passed on
@@ -93,14 +96,15 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 	p.up.to.Store(&agent)
 	p.down.from.Store(&agent)
 	p.up.open.Store(true)
+	p.up.give = func(b []byte) int { return p.tryPass(&p.up, b) }
+	p.down.give = func(b []byte) int { return p.tryPass(&p.down, b) }
 	p.early.init(s.cfg.Locate)
-	var all sync.WaitGroup
-	all.Go(func() { p.carry(&p.up, &p.down) })
-	all.Go(func() { p.watch(ctx) })
+	p.all.Go(func() { p.carry(&p.up, &p.down) })
+	p.all.Go(func() { p.watch(ctx) })
 	if p.answer(ctx) {
 		p.carry(&p.down, &p.up)
 	}
-	all.Wait()
+	p.all.Wait()
 	v := *p.fate.Load()
 	if v.code != stream.OK {
 		p.tell(&p.up)
@@ -112,7 +116,7 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 // carry copies one direction until it has ended. back is the other one.
 func (p *splice) carry(l, back *leg) {
 	for !l.fin.Load() {
-		if err := p.read(l, p.pass); err != nil {
+		if err := p.read(l, p.pass, l.give); err != nil {
 			p.abort(lostSource(l, err))
 			return
 		}
@@ -128,12 +132,13 @@ func (p *splice) carry(l, back *leg) {
 }
 
 // read waits for bytes from the source and gives them to take. No buffer is
-// held while it waits.
-func (p *splice) read(l *leg, take func(*leg, []byte)) error {
+// held while it waits. Small pieces that come in meanwhile go to give, unless that
+// is nil.
+func (p *splice) read(l *leg, take func(*leg, []byte), give func([]byte) int) error {
 	var buf *[chunk]byte
 	borrow := func() []byte { buf = p.srv.buffers.Get().(*[chunk]byte); return buf[:] } //nolint:forcetypeassert // ours
 	release := func() { p.srv.buffers.Put(buf); buf = nil }
-	n, err := l.src().ReadLazy(borrow, release)
+	n, err := l.src().ReadPush(borrow, release, give)
 	if n > 0 {
 		take(l, buf[:n])
 		release()
@@ -185,11 +190,37 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 	return v, v.code != stream.OK
 }
 
+// tryPass is pass for a piece of plain data, if that can be done without waiting:
+// it runs where everything of the source's tunnel comes in.
+func (p *splice) tryPass(l *leg, b []byte) int {
+	if !l.mu.TryLock() {
+		return 0
+	}
+	n := 0
+	if p.fate.Load() == nil && l.seen.Plain(b) {
+		n = l.dst().TryWrite(b)
+	}
+	if n > 0 { // all of it
+		before := l.seen.Payload()
+		_ = l.seen.Scan(b) // it is plain
+		l.count.Add(int(l.seen.Payload() - before))
+		if l == &p.up {
+			p.early.keep(b)
+		}
+		l.torn = l.seen.Partial()
+	}
+	l.mu.Unlock()
+	if v := p.fate.Load(); v != nil && v.code != stream.OK {
+		p.all.Go(func() { p.tell(l) }) // it may wait; carry is here still
+	}
+	return n
+}
+
 // linger stays with a source that has finished until the other direction has
 // ended too: it may still abort. That it is lost is for watch to see.
 func (p *splice) linger(l *leg) {
 	for p.fate.Load() == nil {
-		if p.read(l, p.afterFin) != nil {
+		if p.read(l, p.afterFin, nil) != nil {
 			<-p.over
 		}
 	}

@@ -36,6 +36,8 @@ type Conn struct {
 	left    int // payload bytes of the current frame still to come
 	readErr error
 	gotFin  atomic.Bool
+	push    func([]byte) int // of the ReadPush under way
+	give    func([]byte) int // givePayload, made once
 
 	// The writer's.
 	wmu     sync.Mutex
@@ -50,13 +52,18 @@ type Conn struct {
 var (
 	_ forward.Conn        = (*Conn)(nil)
 	_ forward.LazyReader  = (*Conn)(nil)
+	_ forward.PushReader  = (*Conn)(nil)
 	_ forward.FrameWriter = (*Conn)(nil)
 	_ forward.AbortWaiter = (*Conn)(nil)
 )
 
 // NewConn makes a Conn of a stream on which Open has been sent or read, and
 // takes the stream over.
-func NewConn(st *Stream) *Conn { return &Conn{st: st} }
+func NewConn(st *Stream) *Conn {
+	c := &Conn{st: st}
+	c.give = c.givePayload
+	return c
+}
 
 // ExpectReply says that the peer has yet to answer the Open. The answer is
 // then taken by the first Read or by WaitReply; a refusal is a *stream.Error.
@@ -112,7 +119,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // ReadLazy waits for a frame and only then borrows a buffer for its payload.
 func (c *Conn) ReadLazy(borrow func() []byte, release func()) (int, error) {
-	if err := c.frame(); err != nil {
+	return c.ReadPush(borrow, release, nil)
+}
+
+// ReadPush is ReadLazy that gives small pieces of payload to push; see
+// forward.PushReader.
+func (c *Conn) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
+	c.push = push
+	err := c.frame()
+	c.push = nil
+	if err != nil {
 		return 0, err
 	}
 	n, err := c.payload(borrow())
@@ -120,6 +136,36 @@ func (c *Conn) ReadLazy(borrow func() []byte, release func()) (int, error) {
 		release()
 	}
 	return n, err
+}
+
+// givePayload takes whole headers of data frames, and of their payload what push
+// takes. It is called by the session's receiver while the reader waits in header.
+func (c *Conn) givePayload(p []byte) (taken int) {
+	for {
+		rest := p[taken:]
+		if c.left == 0 {
+			if len(rest) < stream.HeaderSize {
+				return taken
+			}
+			typ, n, err := stream.ParseHeader(rest)
+			if err != nil || typ != stream.FrameData {
+				return taken
+			}
+			taken += stream.HeaderSize
+			c.left = n
+			continue
+		}
+		rest = rest[:min(len(rest), c.left)]
+		n := 0
+		if len(rest) > 0 {
+			n = c.push(rest)
+		}
+		taken += n
+		c.left -= n
+		if n == 0 || n < len(rest) {
+			return taken
+		}
+	}
 }
 
 // frame reads up to the payload of a DATA frame, or to the end.
@@ -136,6 +182,14 @@ func (c *Conn) header() error {
 	if c.awaitReply {
 		if err := c.reply(); err != nil {
 			return err
+		}
+	}
+	if c.push != nil && c.have == 0 {
+		if err := c.st.awaitPush(c.give); err != nil {
+			return c.cut(err)
+		}
+		if c.left > 0 { // push left something of a frame
+			return nil
 		}
 	}
 	n, err := io.ReadFull(c.st, c.hdr[c.have:])

@@ -20,6 +20,10 @@ const (
 	// directRead is what must be missing of a frame for the rest to be read to
 	// where it stays.
 	directRead = 4 << 10
+	// pushLimit is the size up to which a frame may be pushed on by the receiver:
+	// what is more is no question and no answer but bulk, and better carried by a
+	// goroutine, and so a processor, of its own.
+	pushLimit = 4 << 10
 )
 
 var (
@@ -146,7 +150,7 @@ func (in *inbound) direct() error {
 	if !in.to.deliverChunk(c) {
 		in.mem.takeBack(c)
 	}
-	in.got(n)
+	in.got(n, true)
 	return nil
 }
 
@@ -155,10 +159,7 @@ func (in *inbound) parse(b []byte) error {
 	for len(b) > 0 {
 		if in.body > 0 {
 			n := int(min(in.body, uint32(len(b))))
-			if in.to != nil {
-				in.to.deliver(b[:n])
-			}
-			in.got(n)
+			in.got(n, in.to != nil && in.to.deliver(b[:n], n == int(in.body)))
 			b = b[n:]
 			continue
 		}
@@ -176,9 +177,12 @@ func (in *inbound) parse(b []byte) error {
 	return nil
 }
 
-// got notes that n bytes of a body were delivered.
-func (in *inbound) got(n int) {
-	in.asleep = in.to
+// got notes that n bytes of a body were delivered, and whether to a reader that
+// has to be told.
+func (in *inbound) got(n int, wake bool) {
+	if wake {
+		in.asleep = in.to
+	}
 	in.body -= uint32(n)
 	if in.body > 0 {
 		return

@@ -84,6 +84,20 @@ func (o *outbound) frame(id uint32, body []byte, company bool) {
 	o.leave(company, true)
 }
 
+// tryFrame is frame if there is room, and otherwise false.
+func (o *outbound) tryFrame(id uint32, body []byte) bool {
+	o.mu.Lock()
+	if o.err != nil || len(o.buf)+muxHeader+len(body) > batchLimit {
+		o.mu.Unlock()
+		return false
+	}
+	o.buf = appendHeader(o.buf, typeData, 0, id, uint32(len(body)))
+	o.buf = append(o.buf, body...)
+	o.queued += int64(muxHeader + len(body))
+	o.leave(false, false)
+	return true
+}
+
 // Write sends a control frame, as yamux does. It never fails, and does not wait.
 func (o *outbound) Write(p []byte) (int, error) {
 	o.control(p, opens(p))

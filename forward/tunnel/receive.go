@@ -22,6 +22,9 @@ type receiving struct {
 	sawEOF bool
 
 	ready chan struct{} // holds one; tells the reader to look again
+
+	give   func(p []byte) int // of a reader that waits and lets small pieces be pushed
+	giving bool               // the receiver is in give
 }
 
 // fresh sets the credit that the peer begins with.
@@ -49,9 +52,15 @@ func (st *Stream) Read(p []byte) (int, error) {
 // ReadLazy waits for data, then borrows a buffer and reads into it; see
 // forward.LazyReader.
 func (st *Stream) ReadLazy(borrow func() []byte, release func()) (int, error) {
+	return st.ReadPush(borrow, release, nil)
+}
+
+// ReadPush is ReadLazy that gives what comes in small pieces to push; see
+// forward.PushReader.
+func (st *Stream) ReadPush(borrow func() []byte, release func(), push func(p []byte) int) (int, error) {
 	st.reading.Lock()
 	defer st.reading.Unlock()
-	if err := st.await(); err != nil {
+	if err := st.awaitGiving(push); err != nil {
 		return 0, err
 	}
 	n := st.consume(borrow())
@@ -62,13 +71,40 @@ func (st *Stream) ReadLazy(borrow func() []byte, release func()) (int, error) {
 }
 
 // await waits until there is something to read, or until that will never be.
-func (st *Stream) await() error {
+func (st *Stream) await() error { return st.awaitGiving(nil) }
+
+// awaitPush is await for a caller that is not in Read.
+func (st *Stream) awaitPush(give func(p []byte) int) error {
+	st.reading.Lock()
+	defer st.reading.Unlock()
+	return st.awaitGiving(give)
+}
+
+// awaitGiving is await, except that small pieces that come in meanwhile are given
+// to give, unless that is nil.
+func (st *Stream) awaitGiving(give func(p []byte) int) error {
 	for {
-		there, err := st.readable()
+		there, err := st.readable(give)
 		if there || err != nil {
 			return err
 		}
 		wait(st.in.ready, &st.readBy)
+		if give != nil {
+			st.stopGiving()
+		}
+	}
+}
+
+// stopGiving waits until the receiver is out of give, which is soon, and keeps it
+// out.
+func (st *Stream) stopGiving() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.in.give = nil
+	for st.in.giving {
+		st.mu.Unlock()
+		<-st.in.ready // the receiver sees that it was asked to stop
+		st.mu.Lock()
 	}
 }
 
@@ -78,7 +114,7 @@ func (st *Stream) await() error {
 // What a lost session brought is still given out, unless it was ended on this
 // side: a peer that ends its streams and then the session must not cut them
 // short. The end of a stream that was not seen before is not told any more.
-func (st *Stream) readable() (bool, error) {
+func (st *Stream) readable(give func(p []byte) int) (bool, error) {
 	if err := st.closedErr(); err != nil {
 		return false, err
 	}
@@ -102,6 +138,7 @@ func (st *Stream) readable() (bool, error) {
 	case lost != nil:
 		return false, lost
 	}
+	st.in.give = give
 	return false, nil
 }
 
@@ -159,19 +196,39 @@ func (st *Stream) admit(n uint32) bool {
 	return true
 }
 
-// deliver takes what the receiver has for the stream. Nobody is woken: that is
-// for wakeReader, at the end of a frame.
-func (st *Stream) deliver(p []byte) {
+// deliver takes what the receiver has for the stream; last says that a frame ends
+// with it. It tells whether the reader has to be woken for it, sooner or later.
+func (st *Stream) deliver(p []byte, last bool) (wake bool) {
 	st.mu.Lock()
 	credit := 0
+	if last && st.in.give != nil && len(p) <= pushLimit && st.in.box.size == 0 && st.wanted() {
+		n, stopped := st.handOver(p)
+		credit = st.in.consumed(n)
+		p, wake = p[n:], stopped
+	}
 	switch {
+	case len(p) == 0:
 	case st.wanted():
+		wake = true
 		st.in.box.put(p)
 	case st.state.Load() == streamClosed: // the peer may bring it to its end
 		credit = st.in.consumed(len(p))
 	}
 	st.mu.Unlock()
 	st.giveCredit(credit)
+	return wake
+}
+
+// handOver calls the reader's give, with mu held before and after. stopped tells that
+// the reader wants to leave.
+func (st *Stream) handOver(p []byte) (n int, stopped bool) {
+	give := st.in.give
+	st.in.giving = true
+	st.mu.Unlock()
+	n = give(p)
+	st.mu.Lock()
+	st.in.giving = false
+	return n, st.in.give == nil
 }
 
 // wanted tells whether anybody may still read what comes in.
@@ -186,7 +243,7 @@ func (st *Stream) deliverChunk(c *chunk) bool {
 	took := st.wanted() && st.in.box.take(c)
 	st.mu.Unlock()
 	if !took {
-		st.deliver(c.buf[:c.w])
+		st.deliver(c.buf[:c.w], false)
 	}
 	return took
 }

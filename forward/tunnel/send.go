@@ -75,6 +75,33 @@ func (st *Stream) frame(p []byte, company bool) (int, error) {
 	return n, nil
 }
 
+// TryWrite writes p, which should be small, if that can be done without waiting:
+// the peer has granted the credit, and there is room. It returns len(p) or 0.
+func (st *Stream) TryWrite(p []byte) int {
+	if !st.writing.TryLock() {
+		return 0
+	}
+	defer st.writing.Unlock()
+	if st.closedErr() != nil || late(&st.writeBy) || !st.grabAll(len(p)) {
+		return 0
+	}
+	if !st.sess.out.tryFrame(st.id, p) {
+		st.addCredit(uint32(len(p)))
+		return 0
+	}
+	return len(p)
+}
+
+func (st *Stream) grabAll(n int) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.byPeer || st.out.finished || uint64(n) > uint64(st.out.credit) {
+		return false
+	}
+	st.out.credit -= uint32(n)
+	return true
+}
+
 // takeCredit takes credit for at most n bytes, and waits until there is some.
 func (st *Stream) takeCredit(n int) (int, error) {
 	for {

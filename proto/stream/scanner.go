@@ -99,6 +99,28 @@ func (s *Scanner) reason(p []byte) {
 	s.reset = reset
 }
 
+// Plain reports whether chunk, were it scanned now, would bring data and nothing
+// else: no end, no fault.
+func (s *Scanner) Plain(chunk []byte) bool {
+	if s.err != nil || s.have > 0 || s.fin || s.reset != nil || s.left > 0 && s.current != FrameData {
+		return false
+	}
+	for left := s.left; ; {
+		if left >= len(chunk) {
+			return true
+		}
+		chunk = chunk[left:]
+		if len(chunk) < HeaderSize {
+			return false
+		}
+		t, n, err := ParseHeader(chunk)
+		if err != nil || t != FrameData {
+			return false
+		}
+		chunk, left = chunk[HeaderSize:], n
+	}
+}
+
 // Payload returns the DATA bytes seen so far, headers not counted.
 func (s *Scanner) Payload() int64 { return s.payload.Load() }
 
