@@ -76,3 +76,15 @@ func (p *splice) noAnswer(err error) verdict {
 	}
 	return lostSource(&p.down, err)
 }
+
+// farewell is what tells an end why the stream was cut.
+func farewell(l *leg, v *verdict) []byte {
+	if l.open.Load() {
+		return stream.AppendReset(nil, v.code, v.text)
+	}
+	b, err := stream.AppendReply(nil, &stream.Reply{Version: stream.Version, Code: v.code, Text: v.text})
+	if err != nil {
+		b = nil // cannot be: it is no yes
+	}
+	return b
+}

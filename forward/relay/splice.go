@@ -190,32 +190,6 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 	return v, v.code != stream.OK
 }
 
-// tryPass is pass for a piece of plain data, if that can be done without waiting:
-// it runs where everything of the source's tunnel comes in.
-func (p *splice) tryPass(l *leg, b []byte) int {
-	if !l.mu.TryLock() {
-		return 0
-	}
-	n := 0
-	if p.fate.Load() == nil && l.seen.Plain(b) {
-		n = l.dst().TryWrite(b)
-	}
-	if n > 0 { // all of it
-		before := l.seen.Payload()
-		_ = l.seen.Scan(b) // it is plain
-		l.count.Add(int(l.seen.Payload() - before))
-		if l == &p.up {
-			p.early.keep(b)
-		}
-		l.torn = l.seen.Partial()
-	}
-	l.mu.Unlock()
-	if v := p.fate.Load(); v != nil && v.code != stream.OK {
-		p.all.Go(func() { p.tell(l) }) // it may wait; carry is here still
-	}
-	return n
-}
-
 // linger stays with a source that has finished until the other direction has
 // ended too: it may still abort. That it is lost is for watch to see.
 func (p *splice) linger(l *leg) {
@@ -363,16 +337,4 @@ func (p *splice) tell(l *leg) {
 		return
 	}
 	_ = dst.Reset() // between no two frames, or after FIN: only this is left
-}
-
-// farewell is what tells an end why the stream was cut.
-func farewell(l *leg, v *verdict) []byte {
-	if l.open.Load() {
-		return stream.AppendReset(nil, v.code, v.text)
-	}
-	b, err := stream.AppendReply(nil, &stream.Reply{Version: stream.Version, Code: v.code, Text: v.text})
-	if err != nil {
-		b = nil // cannot be: it is no yes
-	}
-	return b
 }
