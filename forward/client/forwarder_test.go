@@ -108,15 +108,17 @@ func TestRefusedConnectionIsResetAlone(t *testing.T) {
 }
 
 func TestLocalAbortIsNotReported(t *testing.T) {
-	broken := make(chan struct{})
+	opened, broken := make(chan struct{}), make(chan struct{})
 	dial := serve(t, &Forwarder{
 		Opener: openFunc(func(context.Context, Target) (forward.Conn, error) {
+			close(opened)
 			r, w := io.Pipe()
 			return forward.Pipe(r, closeHook{w, broken}), nil
 		}),
 		Failed: func(_ Ports, err error) { t.Errorf("reported %v", err) },
 	})
 	c := dial()
+	<-opened // nothing is opened for a connection that has broken before
 	c.SetLinger(0)
 	c.Close()
 	<-broken
