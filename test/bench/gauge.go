@@ -32,6 +32,37 @@ func gauge(memory []byte) float64 {
 	return float64(n) / time.Since(began).Seconds() / 1e3
 }
 
+const (
+	// calmTime is how long the machine must have been idle before a measurement.
+	calmTime = 100 * time.Millisecond
+	// machinePatience is how long a measurement waits for that.
+	machinePatience = 10 * time.Second
+	// calmPart is how much of its processors may be busy then.
+	calmPart = 0.15
+)
+
+// calm waits until nobody else uses the machine, at most for so long, and tells
+// whether that came to be.
+func calm(ctx context.Context, patience time.Duration) bool {
+	for deadline := time.Now().Add(patience); ; {
+		before, err1 := machineBusy()
+		began := time.Now()
+		if rest(ctx, calmTime) != nil {
+			return false
+		}
+		after, err2 := machineBusy()
+		if err1 != nil || err2 != nil {
+			return false
+		}
+		if (after-before)/time.Since(began).Seconds()/float64(runtime.NumCPU()) <= calmPart {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+}
+
 // facts say what this runs on, and whom Culvert is compared to: the programs in
 // dir, unless that is empty.
 func facts(ctx context.Context, dir string) []string {

@@ -60,8 +60,9 @@ type bench struct {
 	scale    scale
 	results  *measure.Results
 	say      func(format string, args ...any)
-	memory   []byte    // of the gauge
-	profiles *profiles // nil: none
+	memory   []byte        // of the gauge
+	profiles *profiles     // nil: none
+	patience time.Duration // how long a measurement waits for a machine that is idle
 }
 
 // checks is how often a case may fall behind before that is no chance any more.
@@ -113,6 +114,9 @@ func (b *bench) run(ctx context.Context, p *probe) error {
 	}
 	for round := range rounds {
 		for i, w := range ways {
+			if !calm(ctx, b.patience) {
+				b.results.Restless++
+			}
 			b.results.Gauge = append(b.results.Gauge, gauge(b.memory))
 			s := &scene{rig: b.rig, way: w, to: p.to, scale: b.scale}
 			if err := b.try(ctx, p, s, &kept[i], round); err != nil {

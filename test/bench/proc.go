@@ -127,7 +127,42 @@ func (p part) memory() (float64, error) {
 	return p.sum("memory", "status", func(status []byte) (float64, error) { return parseStatus(status, "VmRSS") })
 }
 
-// spent returns how much processor time each part has used, by its name.
+// machine is the name under which spent counts the whole machine.
+const machine = "machine"
+
+// parseBusy returns the seconds that all processors together were not idle, from
+// /proc/stat.
+func parseBusy(stat []byte) (float64, error) {
+	line, _, _ := strings.Cut(string(stat), "\n")
+	fields := strings.Fields(line)
+	const idle, waiting, counted = 4, 5, 9 // guests are counted as users too
+	if len(fields) < counted || fields[0] != "cpu" {
+		return 0, errors.New("malformed /proc/stat")
+	}
+	total := 0.0
+	for i, text := range fields[1:counted] {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("malformed /proc/stat: %w", err)
+		}
+		if i+1 != idle && i+1 != waiting {
+			total += float64(n) / ticks
+		}
+	}
+	return total, nil
+}
+
+// machineBusy returns the processor time that the whole machine has used.
+func machineBusy() (float64, error) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("processor time of the machine: %w", err)
+	}
+	return parseBusy(stat)
+}
+
+// spent returns how much processor time each part has used, by its name, and the
+// whole machine.
 func spent(parts []part) (map[string]float64, error) {
 	all := map[string]float64{}
 	for _, p := range parts {
@@ -137,7 +172,9 @@ func spent(parts []part) (map[string]float64, error) {
 		}
 		all[p.name] += used
 	}
-	return all, nil
+	var err error
+	all[machine], err = machineBusy()
+	return all, err
 }
 
 // findIn returns the process of a name that is in a network namespace.

@@ -19,6 +19,17 @@ func TestParseCPU(t *testing.T) {
 	}
 }
 
+func TestParseBusy(t *testing.T) {
+	if got, err := parseBusy([]byte("cpu  100 100 100 5000 900 50 25 25 70 0\ncpu0 1\n")); err != nil || got != 4 {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "cpu 1 2 3", "cpux 1 2 3 4 5 6 7 8 9", "cpu 1 2 3 x 5 6 7 8"} {
+		if got, err := parseBusy([]byte(bad)); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
+
 func TestParseStatus(t *testing.T) {
 	const status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t  512 kB\nThreads:\t7\n"
 	if got, err := parseStatus([]byte(status), "VmRSS"); err != nil || got != 512*1024 {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/culvert-k8s/culvert/test/bench/load"
@@ -18,6 +19,7 @@ func (s *scene) tally(do func() (load.Tally, error)) ([]reading, error) {
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	t, err := do()
 	if err != nil {
 		return nil, err
@@ -26,6 +28,7 @@ func (s *scene) tally(do func() (load.Tally, error)) ([]reading, error) {
 	if err != nil {
 		return nil, err
 	}
+	busy := (after[machine] - before[machine]) / time.Since(began).Seconds() / float64(runtime.NumCPU())
 	got := []reading{
 		{metric: "rate", unit: "/s", value: t.PerSecond},
 		{"p50", "ms", true, 1e3 * measure.Quantile(t.Seconds, 0.5)},
@@ -39,7 +42,9 @@ func (s *scene) tally(do func() (load.Tally, error)) ([]reading, error) {
 		}
 		got = append(got, reading{"CPU " + p.name, "us each", true, used})
 	}
-	return append(got, reading{"CPU between client and pod", "us each", true, middle}), nil
+	return append(got,
+		reading{"CPU between client and pod", "us each", true, middle},
+		reading{metric: "processors busy", unit: "%", value: 100 * busy}), nil
 }
 
 // keepAlive sends requests on connections that stay.

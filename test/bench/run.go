@@ -117,10 +117,11 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 		}
 	}
 	b := &bench{
-		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes), profiles: taken,
+		rig: r, ways: ways, rounds: o.rounds, results: results, say: say, memory: make([]byte, gaugeBytes), profiles: taken, patience: machinePatience,
 		scale: scale{span: o.span, streams: o.streams, agents: o.agents},
 	}
 	if o.check {
+		b.patience = 0
 		return results, errors.Join(b.check(ctx, guarded(chosen)), results.Save(o.out))
 	}
 	for _, p := range chosen {
@@ -148,7 +149,7 @@ func adopt(results *measure.Results, file string, chosen []*probe) error {
 	results.Series = old.Series
 	results.Rounds = max(results.Rounds, old.Rounds)
 	results.Runs = max(old.Runs, 1) + 1
-	results.Gauge = old.Gauge
+	results.Gauge, results.Restless = old.Gauge, old.Restless
 	return nil
 }
 

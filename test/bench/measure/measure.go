@@ -76,6 +76,8 @@ type Results struct {
 	// Gauge is how fast a fixed work was done before each measurement, in no unit:
 	// what falls far below the largest was measured on a machine that others used.
 	Gauge []float64 `json:"gauge,omitempty"`
+	// Restless counts the measurements that began while others used the machine.
+	Restless int `json:"restless,omitempty"`
 }
 
 // Of returns a series, making it if it is not there.

@@ -75,8 +75,8 @@ func (p *Page) Markdown() string {
 		b.WriteString("\n**A quick run: the numbers only show that the benchmark works.**\n")
 	}
 	if best := measure.Quantile(r.Gauge, 1); best > 0 {
-		fmt.Fprintf(&b, "\nNoise gauge: before each measurement the machine did a fixed work at %.0f %% of its best speed (median), at worst at %.0f %%.\n",
-			100*measure.Quantile(r.Gauge, 0.5)/best, 100*measure.Quantile(r.Gauge, 0)/best)
+		fmt.Fprintf(&b, "\nNoise gauge: before each measurement the machine did a fixed work at %.0f %% of its best speed (median), at worst at %.0f %%; %d of %d began while others used it.\n",
+			100*measure.Quantile(r.Gauge, 0.5)/best, 100*measure.Quantile(r.Gauge, 0)/best, r.Restless, len(r.Gauge))
 	}
 	p.verdicts(&b)
 	for _, plot := range p.Plots {
