@@ -8,8 +8,8 @@
 //	...-culvert             the same through Culvert's relay and agent
 //	culvert                 culvert through them
 //
-// Results go to a JSON file, and as tables and plots to docs/performance.md
-// between two marks. It needs root and Linux; for the ways with kubectl what "make
+// Results go to a JSON file, and as tables and plots to docs/performance.md, behind
+// which docs/performance-levers.md is copied. It needs root and Linux; for the ways with kubectl what "make
 // runtime" and "make cluster-binaries" build, without -bare.
 //
 // Relay and agents are processes on hosts of their own, as the bare path's are,

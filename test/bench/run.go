@@ -124,11 +124,12 @@ func (o *options) measure(ctx context.Context, r *rig, chosen []*probe) (*measur
 		b.patience = 0
 		return results, errors.Join(b.check(ctx, guarded(chosen)), results.Save(o.out))
 	}
+	before := results.Took // of the runs that it was added to
 	for _, p := range chosen {
 		if err := b.run(ctx, p); err != nil {
 			return nil, errors.Join(err, results.Save(o.out))
 		}
-		results.Took = time.Since(results.Began).Seconds()
+		results.Took = before + time.Since(results.Began).Seconds()
 		if err := results.Save(o.out); err != nil {
 			return nil, err
 		}
@@ -149,7 +150,7 @@ func adopt(results *measure.Results, file string, chosen []*probe) error {
 	results.Series = old.Series
 	results.Rounds = max(results.Rounds, old.Rounds)
 	results.Runs = max(old.Runs, 1) + 1
-	results.Gauge, results.Restless = old.Gauge, old.Restless
+	results.Gauge, results.Restless, results.Took = old.Gauge, old.Restless, old.Took
 	return nil
 }
 
@@ -204,7 +205,7 @@ func plots() map[string]*page.Plot {
 
 // publish writes page and plots.
 func (o *options) publish(r *measure.Results) error {
-	p := &page.Page{Results: r, Verdicts: judge(r), Ways: columns()}
+	p := &page.Page{Results: r, Verdicts: judge(r), Remarks: remarks(r), Ways: columns()}
 	if o.doc == "" {
 		fmt.Println(p.Markdown())
 		return nil
@@ -224,5 +225,5 @@ func (o *options) publish(r *measure.Results) error {
 		}
 		p.Plots = append(p.Plots, filepath.Base(dir)+"/"+name+".svg")
 	}
-	return page.Write(o.doc, p.Markdown())
+	return page.Write(o.doc, p.Markdown(), strings.TrimSuffix(o.doc, filepath.Ext(o.doc))+"-levers.md")
 }

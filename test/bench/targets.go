@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/culvert-k8s/culvert/test/bench/measure"
 	"github.com/culvert-k8s/culvert/test/bench/page"
@@ -79,16 +80,39 @@ func goals() []goal {
 // stock path, in all speeds and rates.
 func worst(r *measure.Results) float64 {
 	least := math.NaN()
+	for _, one := range behind(r, math.Inf(1)) {
+		if math.IsNaN(least) || one.ratio < least {
+			least = one.ratio
+		}
+	}
+	return least
+}
+
+// lag is a case in which kubectl is slower through Culvert.
+type lag struct {
+	of, way string
+	ratio   float64
+	apart   bool // the spreads of the rounds do not overlap
+}
+
+// behind are the cases in which a kubectl through Culvert has less than a part of
+// the speed or rate that the same one has on the stock path.
+func behind(r *measure.Results, part float64) []lag {
+	var all []lag
 	for _, s := range r.Series {
 		base, ok := map[string]string{wayThrough: wayStock, wayThroughSPDY: wayStockSPDY}[s.Way]
 		if !ok || !slices.Contains([]string{"speed", "rate"}, s.Metric) {
 			continue
 		}
-		if now := r.Ratio(s.Case, s.Metric, s.Way, base); math.IsNaN(least) || now < least {
-			least = now
+		ratio := r.Ratio(s.Case, s.Metric, s.Way, base)
+		if !(ratio < part) {
+			continue
 		}
+		_, ours := s.Range()
+		theirs, _ := r.Find(s.Case, s.Metric, base).Range()
+		all = append(all, lag{s.Case, s.Way, ratio, ours < theirs})
 	}
-	return least
+	return all
 }
 
 // tenThousand is the memory of an agent with 10,000 streams, which must all have
@@ -123,6 +147,22 @@ func judge(r *measure.Results) []page.Verdict {
 		all = append(all, page.Verdict{What: g.String(), Least: g.least, Bound: g.bound, Value: value, Met: met})
 	}
 	return all
+}
+
+// remarks are what the targets do not say.
+func remarks(r *measure.Results) []string {
+	var all []string
+	for _, one := range behind(r, 1) {
+		text := fmt.Sprintf("%s, %s: %s of stock", one.of, one.way, page.Number(one.ratio))
+		if !one.apart {
+			text += ", with spreads that overlap"
+		}
+		all = append(all, text)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return []string{"Where stock kubectl is slower through Culvert: " + strings.Join(all, "; ") + "."}
 }
 
 // guarded are those of the cases that the guard looks at.

@@ -1,5 +1,5 @@
-// Package page writes the results of a run for people: a table and plots, between
-// two marks in a page of the documentation.
+// Package page writes the results of a run for people: a page of the documentation
+// with tables and plots.
 package page
 
 import (
@@ -14,11 +14,26 @@ import (
 	"github.com/culvert-k8s/culvert/test/bench/measure"
 )
 
-// The marks between which a page is written anew.
-const (
-	Begin = "<!-- bench: what follows is written by make bench -->"
-	End   = "<!-- bench: end -->"
-)
+// head is the beginning of the page.
+const head = `# Performance
+
+<!-- Written by make bench. What is written by hand is in performance-levers.md, and copied from there. -->
+
+Culvert beside the limit of its path and beside the stock path, in one run on one machine, the ways in turn within each round. Repeat it
+with ` + "`make bench`" + `: it builds everything, starts a real Kubernetes of two nodes on this machine, and writes this page. ` + "`make bench-guard`" + `
+is a short form of it for each change.
+
+| way | what it is |
+|---|---|
+| limit | the same hosts and hops, TLS 1.3 on each leg, a copy loop each way and nothing else: no multiplexing, no authorization. A connection of its own on each leg for each forwarded connection |
+| kubectl, kubectl SPDY | stock kubectl, a new one with WebSocket and an old one with SPDY, by kube-apiserver, kubelet and containerd |
+| ..., Culvert | the same kubectl, with a kubeconfig that leads it to Culvert's relay |
+| culvert | culvert, its relay and its agent |
+
+Ratios say more than numbers: both ends, all that is between them, the pod and the load share the processors of one machine. Delayed paths
+have a proxy that holds bytes back, and on the one with loss it holds a connection up for a round trip at about every thousandth segment.
+
+`
 
 // Verdict is how a target was met.
 type Verdict struct {
@@ -35,6 +50,8 @@ type Verdict struct {
 type Page struct {
 	Results  *measure.Results
 	Verdicts []Verdict
+	// Remarks stand below the verdicts.
+	Remarks []string
 	// Ways are the columns in their order, with their titles. The first is the one
 	// that others are compared to.
 	Ways []Way
@@ -59,11 +76,11 @@ func Number(v float64) string {
 	}
 }
 
-// Markdown is the text between the marks.
+// Markdown is what the results say.
 func (p *Page) Markdown() string {
 	var b strings.Builder
 	r := p.Results
-	fmt.Fprintf(&b, "Measured on %s", r.Began.UTC().Format("2006-01-02"))
+	fmt.Fprintf(&b, "## Results\n\nMeasured on %s", r.Began.UTC().Format("2006-01-02"))
 	if r.Commit != "" {
 		fmt.Fprintf(&b, " at commit %s", r.Commit)
 	}
@@ -106,6 +123,9 @@ func (p *Page) verdicts(b *strings.Builder) {
 			mark = "yes"
 		}
 		fmt.Fprintf(b, "| %s | %s%s | %s | %s |\n", v.What, bound, Number(v.Bound), Number(v.Value), mark)
+	}
+	for _, text := range p.Remarks {
+		fmt.Fprintf(b, "\n%s\n", text)
 	}
 }
 
@@ -186,27 +206,21 @@ func oneLine(text string) string {
 	return text
 }
 
-// Write puts the text between the marks of a file, leaving what is around them. A
-// file that is not there, or has no marks, gets them at its end.
-func Write(file, text string) error {
-	was, err := os.ReadFile(file)
+// Write makes the page: what results say, and after that what the file with the
+// levers has, if there is one.
+func Write(file, text, levers string) error {
+	more, err := os.ReadFile(levers)
 	if err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("write %s: %w", filepath.Base(file), err)
 	}
-	head, tail := string(was), "\n"
-	if before, rest, ok := strings.Cut(head, Begin); ok {
-		_, after, ended := strings.Cut(rest, End)
-		if !ended {
-			return fmt.Errorf("write %s: it has no line %q", filepath.Base(file), End)
-		}
-		head, tail = before, after
-	} else {
-		if head == "" {
-			head = "# Performance\n"
-		}
-		head = strings.TrimRight(head, "\n") + "\n\n"
+	all := head + strings.TrimSpace(text) + "\n"
+	if len(more) > 0 {
+		all += "\n" + strings.TrimSpace(string(more)) + "\n"
 	}
-	return os.WriteFile(file, []byte(head+Begin+"\n\n"+strings.TrimSpace(text)+"\n\n"+End+tail), 0o644)
+	if err := os.WriteFile(file, []byte(all), 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(file), err)
+	}
+	return nil
 }
 
 // escape makes a text fit for SVG.

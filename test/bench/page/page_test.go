@@ -73,7 +73,8 @@ func TestSVGIsXML(t *testing.T) {
 }
 
 func TestWrite(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "page.md")
+	dir := t.TempDir()
+	file, levers := filepath.Join(dir, "page.md"), filepath.Join(dir, "levers.md")
 	read := func() string {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -81,25 +82,22 @@ func TestWrite(t *testing.T) {
 		}
 		return string(text)
 	}
-	if err := Write(file, "one"); err != nil {
+	if err := Write(file, "one\n", levers); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := read(), "# Performance\n\n"+Begin+"\n\none\n\n"+End+"\n"; got != want {
+	if got, want := read(), head+"one\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if err := os.WriteFile(file, []byte("before\n"+Begin+"old"+End+"\nafter\n"), 0o600); err != nil {
+	if err := os.WriteFile(levers, []byte("## By hand\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(file, "two"); err != nil {
+	if err := Write(file, "two", levers); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := read(), "before\n"+Begin+"\n\ntwo\n\n"+End+"\nafter\n"; got != want {
+	if got, want := read(), head+"two\n\n## By hand\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if err := os.WriteFile(file, []byte(Begin), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := Write(file, "three"); err == nil || read() != Begin {
-		t.Errorf("half a mark: %v", err)
+	if err := Write(file, "three", dir); err == nil || strings.Contains(read(), "three") {
+		t.Errorf("levers that cannot be read: %v", err)
 	}
 }
