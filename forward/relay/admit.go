@@ -80,7 +80,7 @@ func (s *Server) identify(ctx context.Context, v *visitor, carrier *tunnel.Carri
 	if !s.Ready() {
 		return Identity{}, errShutdown
 	}
-	return s.cfg.Auth.Authenticate(ctx, state, hello)
+	return s.cfg.Auth.Authenticate(WithSource(ctx, ParseSource(v.conn.RemoteAddr().String())), state, hello)
 }
 
 // enterRoom counts a session of a peer in, or refuses one too many.

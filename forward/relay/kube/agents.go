@@ -46,7 +46,7 @@ type agents struct {
 	metrics        *metrics
 	reviewEvery    time.Duration
 	reviewTTL      time.Duration
-	limit          *rate.Limiter // of who knocks
+	knocking       *turns        // of who knocks
 	standing       *rate.Limiter // of who is in: whoever knocks must not spoil it for them
 	verdicts       *memo[[sha256.Size]byte, verdict]
 }
@@ -99,7 +99,7 @@ func (a *agents) Authenticate(ctx context.Context, state tls.ConnectionState, he
 			Text: "this relay takes agents with a service account token: start the agent with --token-file",
 		}
 	}
-	id, _, err := a.judge(ctx, a.limit, hello.Token)
+	id, _, err := a.judge(ctx, a.knocking.wait, hello.Token)
 	return id, err
 }
 
@@ -112,7 +112,9 @@ func (a *agents) RenewToken(ctx context.Context, who relay.Identity, token strin
 		a.metrics.agentRefused(reasonToken)
 		return relay.Identity{}, time.Time{}, &stream.Error{Code: stream.Malformed, Text: "the next token is not one"}
 	}
-	next, c, err := a.judge(ctx, a.standing, token)
+	next, c, err := a.judge(ctx, func(ctx context.Context, text string) error {
+		return turn(ctx, a.standing, text)
+	}, token)
 	if err != nil {
 		return relay.Identity{}, time.Time{}, err
 	}
@@ -162,7 +164,7 @@ func (a *agents) Revalidate(ctx context.Context, who relay.Identity) error {
 }
 
 // judge says whose token it is, from memory if it was good a moment ago.
-func (a *agents) judge(ctx context.Context, limit *rate.Limiter, token string) (relay.Identity, claims, error) {
+func (a *agents) judge(ctx context.Context, turn waiting, token string) (relay.Identity, claims, error) {
 	c, err := parseClaims(token)
 	v := a.refused(reasonToken)
 	if err == nil {
@@ -171,7 +173,7 @@ func (a *agents) judge(ctx context.Context, limit *rate.Limiter, token string) (
 	// What the token says of itself is enough to spare the API server a question.
 	if v.reason == "" {
 		v, err = a.verdicts.get(ctx, sha256.Sum256([]byte(token)), func(ctx context.Context) (verdict, time.Duration, error) {
-			return a.ask(ctx, limit, token, &c)
+			return a.ask(ctx, turn, token, &c)
 		})
 		if err != nil {
 			a.metrics.agentRefused(reasonOf(err))
@@ -194,8 +196,8 @@ func reasonOf(err error) string {
 	return reasonReview
 }
 
-func (a *agents) ask(ctx context.Context, limit *rate.Limiter, token string, c *claims) (verdict, time.Duration, error) {
-	if err := turn(ctx, limit, "more agents come at once than the API server may be asked about; try again later"); err != nil {
+func (a *agents) ask(ctx context.Context, turn waiting, token string, c *claims) (verdict, time.Duration, error) {
+	if err := turn(ctx, "more agents come at once than the API server may be asked about; try again later"); err != nil {
 		return verdict{}, 0, err
 	}
 	v, err := a.review(ctx, token)

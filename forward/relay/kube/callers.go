@@ -122,11 +122,14 @@ func (k *Kube) known(ctx context.Context, who relay.Identity) (relay.Identity, e
 func (k *Kube) whoami(ctx context.Context, c *credential) (named, time.Duration, error) {
 	// Credentials that were never good share their turns, so that a crowd of them
 	// does not take the turns of callers who are known.
-	l := k.strangers
+	const crowd = "more callers come at once than the API server may be asked about; try again later"
+	var err error
 	if of, was := k.shares.get(c.key, false); was {
-		l = of.Limiter
+		err = turn(ctx, of.Limiter, crowd)
+	} else {
+		err = k.strangers.wait(ctx, crowd)
 	}
-	if err := turn(ctx, l, "more callers come at once than the API server may be asked about; try again later"); err != nil {
+	if err != nil {
 		return named{}, 0, err
 	}
 	answer, err := k.calls.selfSubjectReview(ctx, c)

@@ -73,11 +73,12 @@ type Config struct {
 	MaxInFlight int
 
 	// ReviewRate and ReviewBurst bound how often a second the API server is asked
-	// who a caller is that is not known yet. 0 means 50 and 100.
+	// who a caller is that is not known yet, in turns by where they come from. 0 means
+	// 50 and 100.
 	ReviewRate, ReviewBurst int
 
 	// AgentRate and AgentBurst bound how often a second an agent's token that is not
-	// known yet is shown to the API server, and how often one of an agent that is
+	// known yet is shown to the API server, in turns likewise, and how often one of an agent that is
 	// connected. A relay that starts again has all its agents at its door: what is
 	// above the burst is in after so many seconds. 0 means 200, and twice AgentRate.
 	AgentRate, AgentBurst int

@@ -171,7 +171,7 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 		return
 	}
 	// The end of ctx ends the watch of the session, before Kube.Close waits for it.
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := context.WithCancel(relay.WithSource(r.Context(), relay.ParseSource(r.RemoteAddr)))
 	defer cancel()
 	known, err := f.admit(ctx, who, target)
 	if err != nil {

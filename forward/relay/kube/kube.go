@@ -27,7 +27,7 @@ type Kube struct {
 	rights    *memo[right, access]
 	places    *memo[spot, found]
 	shares    *shares
-	strangers *rate.Limiter
+	strangers *turns
 	watches   sync.WaitGroup
 }
 
@@ -44,7 +44,7 @@ func New(cfg Config) (*Kube, error) {
 		rights:    newMemo[right, access](cfg.MaxRemembered),
 		places:    newMemo[spot, found](cfg.MaxRemembered),
 		shares:    newShares(cfg.CallerRate, cfg.CallerBurst, cfg.MaxRemembered),
-		strangers: rate.NewLimiter(rate.Limit(cfg.ReviewRate), cfg.ReviewBurst),
+		strangers: newTurns(cfg.ReviewRate, cfg.ReviewBurst),
 	}
 	// What passes through must not make the relay's own questions wait.
 	own := &ownToken{file: cfg.TokenFile}
@@ -58,7 +58,7 @@ func New(cfg Config) (*Kube, error) {
 	k.agents = &agents{
 		audience: cfg.AgentAudience, calls: k.calls, metrics: k.metrics,
 		reviewEvery: cfg.ReviewEvery, reviewTTL: cfg.ReviewTTL,
-		limit:    rate.NewLimiter(rate.Limit(cfg.AgentRate), cfg.AgentBurst),
+		knocking: newTurns(cfg.AgentRate, cfg.AgentBurst),
 		standing: rate.NewLimiter(rate.Limit(cfg.AgentRate), cfg.AgentBurst),
 		verdicts: newMemo[[sha256.Size]byte, verdict](cfg.MaxRemembered),
 	}
