@@ -162,6 +162,10 @@ func TestNewestInstanceServes(t *testing.T) {
 		_ = c.Close()
 		_ = a.Close()
 	}
+	lose := func(l *link) {
+		_ = l.raw.Close()
+		<-l.near.Done() // what is opened before the relay has noticed is lost with it
+	}
 	fresh, freshTun := join("new")
 	serves("the new instance", fresh)
 	sibling(t, running)
@@ -170,11 +174,11 @@ func TestNewestInstanceServes(t *testing.T) {
 	r.s.nodes.leaving(freshTun)
 	serves("the tunnel that stays", second)
 
-	_ = second.raw.Close()
+	lose(second)
 	serves("the tunnel that leaves, when the other is lost", fresh)
-	_ = fresh.raw.Close()
+	lose(fresh)
 	serves("the old instance, when the new is gone", old)
-	_ = old.raw.Close()
+	lose(old)
 	c := client.ask("shop", "web")
 	if reply, err := stream.ReadReply(c); err != nil || reply.Code != stream.AgentOffline {
 		t.Errorf("reply %+v, %v", reply, err)
