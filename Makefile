@@ -194,6 +194,28 @@ cluster: ## a Kubernetes cluster on this machine, for trying by hand; needs runt
 e2e: deps runtime cluster-binaries ## Culvert installed on such a cluster, and tried with two kubectls and culvert; writes docs/compatibility.md
 	@$(AS_ROOT) env CULVERT_TEST_CLUSTER=required $(GO) test -count=1 -timeout 30m ./test/e2e
 
+# With REPORT=write the results go to docs/reliability.md; otherwise it must name all
+# that was tried. SOAK is how long random faults go on.
+REPORT  ?= write
+SOAK    ?= 10m
+FAULTS  := CULVERT_TEST_FAULTS=required CULVERT_TEST_RUNTIME=required CULVERT_TEST_CLUSTER=required CULVERT_FAULTS_REPORT=$(REPORT)
+
+.PHONY: faults
+faults: deps runtime cluster-binaries ## carriers, processes, disks, clocks and certificates broken under load; writes docs/reliability.md
+	@$(AS_ROOT) env $(FAULTS) $(GO) test -count=1 -parallel 4 -timeout 25m -run 'TestFaults|TestCrowd|TestCluster' ./test/faults
+
+.PHONY: soak
+soak: deps runtime ## random faults under load for SOAK (10m); writes its part of docs/reliability.md
+	@$(AS_ROOT) env $(FAULTS) CULVERT_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 3h -run TestSoak ./test/faults
+
+.PHONY: nightly
+nightly: ## what takes hours: a soak of an hour, each fuzz target for five minutes, end to end, every measurement
+	$(MAKE) --no-print-directory faults
+	$(MAKE) --no-print-directory soak SOAK=1h
+	$(MAKE) --no-print-directory fuzz FUZZTIME=5m
+	$(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory bench
+
 # What to add to the command line of the benchmark, such as -cases bulk,requests or
 # -quick; "make bench BENCH=-help" says all.
 BENCH ?=

@@ -47,6 +47,8 @@ func explain(ctx context.Context, err error, port uint16) error {
 		code, text = stream.Policy, "the pod shares the network of the agent itself"
 	case errors.Is(err, netns.ErrBusy):
 		code, text = stream.Overloaded, "the node dials as many pods as it may at once"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		code, text = stream.Overloaded, "the node has no file descriptor left for another connection"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		code, text = stream.NotListening, fmt.Sprintf("nothing listens on localhost port %d in the pod", port)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -25,17 +25,22 @@ func (st *Stream) SetWriteDeadline(t time.Time) error {
 	return st.setDeadline(&st.writeBy, st.out.room, t)
 }
 
-func (st *Stream) setDeadline(deadline *atomic.Int64, waiter chan struct{}, t time.Time) error {
+// deadline is when something is late, nil for never. It is kept as it was given,
+// with its reading of the monotonic clock: a wall clock that is set must make
+// nothing late.
+type deadline = atomic.Pointer[time.Time]
+
+func (st *Stream) setDeadline(by *deadline, waiter chan struct{}, t time.Time) error {
 	if t.IsZero() {
-		deadline.Store(0)
+		by.Store(nil)
 	} else {
-		deadline.Store(t.UnixNano())
+		by.Store(&t)
 	}
 	notify(waiter)
 	return st.closedErr()
 }
 
-func late(deadline *atomic.Int64) bool {
-	d := deadline.Load()
-	return d != 0 && time.Now().UnixNano() >= d
+func late(by *deadline) bool {
+	t := by.Load()
+	return t != nil && !time.Now().Before(*t)
 }

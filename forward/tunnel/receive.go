@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
@@ -288,13 +287,13 @@ func notify(c chan struct{}) {
 }
 
 // wait waits for c, or until the deadline has passed.
-func wait(c <-chan struct{}, deadline *atomic.Int64) {
-	by := deadline.Load()
-	if by == 0 {
+func wait(c <-chan struct{}, by *deadline) {
+	until := by.Load()
+	if until == nil {
 		<-c
 		return
 	}
-	t := time.NewTimer(time.Until(time.Unix(0, by)))
+	t := time.NewTimer(time.Until(*until))
 	defer t.Stop()
 	select {
 	case <-c:

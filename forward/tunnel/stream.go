@@ -39,8 +39,8 @@ type Stream struct {
 	finOnce  sync.Once // CloseWrite
 	known    bool      // it counts; under the session's mu
 
-	// Deadlines in Unix nanoseconds, 0 for none.
-	readBy, writeBy atomic.Int64
+	// nil: none.
+	readBy, writeBy deadline
 }
 
 const (

@@ -3,9 +3,9 @@
 package faults
 
 import (
-	"cmp"
 	"context"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,16 +18,19 @@ type fault struct {
 	// where and what name it in docs/reliability.md.
 	where, what string
 	// hits are the flows on which connections may fail; all others must not notice.
+	// nil: nobody may.
 	hits place
 	// begin makes it happen.
 	begin func(t *testing.T, r *rig)
 	// end mends it; nil for what is over as soon as it happened.
 	end func(t *testing.T, r *rig)
+	// gentle is a fault that refuses connections and breaks none.
+	gentle bool
 	// lasts is for how long, if end is there; 0 means until a connection has failed
 	// on it and patience at most.
 	lasts time.Duration
-	// says is what culvert must write on one of the flows that are hit, for its user;
-	// empty if there is nothing to say.
+	// says is a pattern of what culvert must write for one of the users that are
+	// hit; empty if it need not.
 	says string
 }
 
@@ -37,7 +40,7 @@ type result struct {
 	noticed, back time.Duration
 	seen          bool // by any connection
 	during, all   traffic.Totals
-	said          string
+	said          []string
 }
 
 const (
@@ -47,10 +50,16 @@ const (
 
 // try breaks one thing under load, mends it, and looks at everything.
 func (f *fault) try(t *testing.T, r *rig) result {
-	flows := r.flows(cmpPlace(f.hits))
+	var flows []string
+	if f.hits != nil {
+		flows = r.flows(f.hits)
+	}
 	before := r.load.Totals()
 	r.awaitClean(t, before.Clean+settled)
 	marks := r.marks(flows)
+	if f.hits == nil {
+		marks = r.marks(r.flows(everybody))
+	}
 
 	d := r.load.Disturb(flows...)
 	f.begin(t, r)
@@ -69,6 +78,9 @@ func (f *fault) try(t *testing.T, r *rig) result {
 	if err := r.load.Problems(); err != nil {
 		t.Error(err)
 	}
+	if n := d.Totals().Cut; f.gentle && n > 0 {
+		t.Errorf("%d connections were broken off, and not only refused", n)
+	}
 	r.nothingLeft(t)
 	r.load.Resume()
 	all := r.load.Totals()
@@ -78,13 +90,6 @@ func (f *fault) try(t *testing.T, r *rig) result {
 		where: f.where, what: f.what, noticed: noticed, seen: seen, back: back,
 		during: d.Totals(), all: all, said: said,
 	}
-}
-
-func cmpPlace(p place) place {
-	if p == nil {
-		return nobody
-	}
-	return p
 }
 
 // wait lets the fault last.
@@ -134,24 +139,44 @@ func (r *rig) marks(flows []string) map[*lab.Process]int {
 	return marks
 }
 
-// said returns what a forward wrote of the fault.
-func (f *fault) said(t *testing.T, r *rig, marks map[*lab.Process]int) string {
+// said returns what the forwards wrote of the fault, as its user would read it. When
+// there was nothing to notice, they must have been silent.
+func (f *fault) said(t *testing.T, r *rig, marks map[*lab.Process]int) []string {
 	t.Helper()
-	if f.says == "" {
-		return ""
-	}
 	re := regexp.MustCompile(f.says)
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		for p, mark := range marks {
-			for _, line := range p.Lines()[min(mark, len(p.Lines())):] {
-				if line.From == lab.Stderr && re.MatchString(line.Text) {
-					return line.Text
-				}
-			}
+		texts := newLines(marks)
+		if f.hits == nil && len(texts) > 0 {
+			t.Errorf("nothing happened to users, and yet they were told %q", texts)
+		}
+		if f.says == "" || slices.ContainsFunc(texts, re.MatchString) {
+			return texts
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("no user was told %q", f.says)
-			return cmp.Or(f.says, "")
+			t.Errorf("no user was told %q, but %q", f.says, texts)
+			return texts
 		}
 	}
+}
+
+var (
+	// byPlan is said of connections that the load itself breaks off in the pod.
+	byPlan    = regexp.MustCompile(`the pod reset the connection|: stream to ADDRESS: connection reset$`)
+	address   = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+:\d+\b`)
+	localPort = regexp.MustCompile(`forwarding \d+ ->`)
+)
+
+// newLines returns what processes have written to standard error since the marks,
+// each line once and without what is of this run only.
+func newLines(marks map[*lab.Process]int) []string {
+	var texts []string
+	for p, mark := range marks {
+		for _, line := range p.Lines()[mark:] {
+			text := localPort.ReplaceAllString(address.ReplaceAllString(line.Text, "ADDRESS"), "forwarding PORT ->")
+			if line.From == lab.Stderr && !byPlan.MatchString(text) && !slices.Contains(texts, text) {
+				texts = append(texts, text)
+			}
+		}
+	}
+	return texts
 }

@@ -39,25 +39,46 @@ func (h holdings) within(first holdings) bool {
 }
 
 func (h holdings) String() string {
-	return fmt.Sprintf("%d descriptors, %d namespaces, %d threads, %d goroutines, %d streams, %d MiB",
-		h.descriptors, h.namespaces, h.threads, h.goroutines, h.streams, h.rss>>20)
+	text := fmt.Sprintf("%d descriptors, %d namespaces, %d threads, %d MiB", h.descriptors, h.namespaces, h.threads, h.rss>>20)
+	if h.goroutines >= 0 {
+		text += fmt.Sprintf(", %d goroutines, %d streams", h.goroutines, h.streams)
+	}
+	return text
 }
 
 // program is a process of the rig that is looked at.
 type program struct {
 	name    string
 	process *lab.Process
+	host    *lab.Host
 	metrics func(context.Context, string) (int, string, error) // nil: it has none
 }
 
+// debugListen is where relay and agents tell of their goroutines.
+const debugListen = "127.0.0.1:6060"
+
 func (r *rig) programs() []program {
-	all := []program{{"relay", r.Relay.Process, r.Relay.Get}}
-	for _, node := range nodes() {
-		all = append(all, program{"agent of " + node, r.Agents[node].Process, r.Agents[node].Get})
+	if r.members != nil {
+		return r.members()
 	}
+	all := []program{{"relay", r.Relay.Process, r.Relay.Host, r.Relay.Get}}
+	for _, node := range nodes() {
+		all = append(all, program{"agent of " + node, r.Agents[node].Process, r.Agents[node].Host, r.Agents[node].Get})
+	}
+	for _, node := range nodes() {
+		if b := r.Agents[node].Broker; b != nil {
+			all = append(all, program{"broker of " + node, b.Process, r.Agents[node].Host, nil})
+		}
+	}
+	return append(all, r.clients()...)
+}
+
+// clients are the forwards of all users.
+func (r *rig) clients() []program {
+	var all []program
 	for _, name := range []string{near, far} {
 		for _, node := range nodes() {
-			all = append(all, program{"culvert of " + name + " to " + node, r.users[name].forwards[node].Process, nil})
+			all = append(all, program{"culvert of " + name + " to " + node, r.users[name].forwards[node].Process, r.Client, nil})
 		}
 	}
 	return all
@@ -88,18 +109,23 @@ func (r *rig) noteHoldings(t *testing.T) {
 // load must be quiet.
 func (r *rig) nothingLeft(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
 	for _, p := range r.programs() {
-		for {
-			now, err := p.look(t.Context())
-			if err == nil && now.within(r.clean[p.name]) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%s holds %s (%v); at first %s", p.name, now, err, r.clean[p.name])
-				break
-			}
-			time.Sleep(50 * time.Millisecond)
+		r.back(t, p)
+	}
+}
+
+// back waits until a process is back at what it held at first.
+func (r *rig) back(t *testing.T, p program) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		now, err := p.look(t.Context())
+		r.last[p.name] = now
+		if err == nil && now.within(r.clean[p.name]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s holds %s (%v); at first %s", p.name, now, err, r.clean[p.name])
+			return
 		}
 	}
 }
@@ -135,13 +161,19 @@ func (p *program) look(ctx context.Context) (holdings, error) {
 		return h, nil
 	}
 	_, text, err := p.metrics(ctx, "/metrics")
-	h.goroutines, h.streams = metric(text, "go_goroutines"), max(metric(text, "culvert_relay_streams"), metric(text, "culvert_agent_streams"))
+	if err != nil {
+		return h, err
+	}
+	h.streams = max(metric(text, `culvert_relay_streams `), metric(text, `culvert_agent_streams `))
+	_, text, err = p.host.HTTPGet(ctx, "http://"+debugListen+"/debug/pprof/goroutine?debug=1")
+	h.goroutines = metric(text, `goroutine profile: total `)
 	return h, err
 }
 
-// metric finds a metric without labels; -1 if it is not there.
+// metric finds the number after a text at the beginning of a line; -1 if there is
+// none.
 func metric(text, name string) int {
-	match := regexp.MustCompile(`(?m)^` + name + ` (\d+)$`).FindStringSubmatch(text)
+	match := regexp.MustCompile(`(?m)^` + name + `(\d+)$`).FindStringSubmatch(text)
 	if match == nil {
 		return -1
 	}

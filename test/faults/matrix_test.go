@@ -22,16 +22,15 @@ func TestFaults(t *testing.T) {
 		t.Skip("takes minutes: make faults runs it")
 	}
 	lab.RequireRoot(t)
+	report := newReport(t)
 	for _, g := range groups() {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel() // they mostly wait
-			r := newRig(t, g.rig)
-			for _, f := range g.faults {
+			cfg, faults := g.make(t)
+			r := newRig(t, cfg)
+			for _, f := range faults {
 				t.Run(f.where+", "+f.what, func(t *testing.T) {
-					began := time.Now()
-					got := f.try(t, r)
-					t.Logf("%.1f s: noticed %v %v, back %v, during %+v, all %+v, said %q", time.Since(began).Seconds(),
-						got.seen, got.noticed.Round(time.Millisecond), got.back.Round(time.Millisecond), got.during, got.all, got.said)
+					report.add(t, g.name, f.try(t, r))
 				})
 				if t.Failed() {
 					return // what comes next would be told of what is left of this
@@ -43,17 +42,42 @@ func TestFaults(t *testing.T) {
 
 // group is what is tried on one rig.
 type group struct {
-	name   string
-	rig    rigConfig
-	faults []fault
+	name string
+	make func(t *testing.T) (rigConfig, []fault)
 }
 
 func groups() []group {
+	usual := func(faults []fault) func(*testing.T) (rigConfig, []fault) {
+		return func(*testing.T) (rigConfig, []fault) { return rigConfig{}, faults }
+	}
 	return []group{
-		{name: "client's carrier", faults: carriers(near, onlyNear)},
-		{name: "agent's carrier", faults: carriers("node1", onlyNode1)},
-		{name: "cables", faults: cables()},
-		{name: "processes", faults: processes()},
+		{"Between client and relay", usual(carriers(near, onlyNear))},
+		{"Between relay and agent", usual(carriers("node1", onlyNode1))},
+		{"Cables", usual(cables())},
+		{"Processes", usual(processes())},
+		{"Descriptors and pods", usual(append(descriptors(), gone()...))},
+		{"Containerd", func(*testing.T) (rigConfig, []fault) {
+			c := &runtime{}
+			return rigConfig{wrap: c.wrap, prepare: c.take}, c.faults()
+		}},
+		{"Clocks", usual(clocks())},
+		{"Certificates", func(*testing.T) (rigConfig, []fault) {
+			c := &certificates{}
+			return rigConfig{wrap: c.wrap, prepare: c.take}, c.faults()
+		}},
+		{"Names", func(*testing.T) (rigConfig, []fault) {
+			n := &names{}
+			return rigConfig{wrap: n.wrap, prepare: n.take}, n.faults()
+		}},
+		{"Two relays", func(*testing.T) (rigConfig, []fault) {
+			w := &twoRelays{}
+			return rigConfig{wrap: w.wrap, prepare: w.take}, w.faults()
+		}},
+		{"The agent split in two", func(*testing.T) (rigConfig, []fault) { return rigConfig{split: true}, split() }},
+		{"Disk", func(t *testing.T) (rigConfig, []fault) {
+			d := newLogDisk(t)
+			return rigConfig{wrap: d.wrap}, []fault{d.full()}
+		}},
 	}
 }
 
@@ -79,14 +103,14 @@ func carriers(link string, hits place) []fault {
 	add("cut within a frame, down", hits, 0, set(lab.Fault{Down: lab.Way{CutAfter: 10_007}}), heal)
 	add("corrupted, up", hits, 0, set(lab.Fault{Up: lab.Way{Corrupt: true}}), heal)
 	add("corrupted, down", hits, 0, set(lab.Fault{Down: lab.Way{Corrupt: true}}), heal)
-	add("stalled for 3 s", nobody, longTime, set(both(lab.Way{Stall: true})), heal)
+	add("stalled for 3 s", nil, longTime, set(both(lab.Way{Stall: true})), heal)
 	add("stalled", hits, 0, set(both(lab.Way{Stall: true})), heal)
 	add("blackholed", hits, 0, set(both(lab.Way{Blackhole: true})), heal)
 	add("blackholed, up only", hits, 0, set(lab.Fault{Up: lab.Way{Blackhole: true}}), heal)
 	add("blackholed, down only", hits, 0, set(lab.Fault{Down: lab.Way{Blackhole: true}}), heal)
-	add("slow, 64 KiB/s", nobody, longTime, set(both(lab.Way{Rate: 64 << 10})), heal)
-	add("delayed by 150 ms", nobody, longTime, set(both(lab.Way{Delay: 150 * time.Millisecond})), heal)
-	add("in bursts of 700 ms", nobody, longTime, set(both(lab.Way{Burst: 700 * time.Millisecond})), heal)
+	add("slow, 64 KiB/s", nil, longTime, set(both(lab.Way{Rate: 64 << 10})), heal)
+	add("delayed by 150 ms", nil, longTime, set(both(lab.Way{Delay: 150 * time.Millisecond})), heal)
+	add("in bursts of 700 ms", nil, longTime, set(both(lab.Way{Burst: 700 * time.Millisecond})), heal)
 	add("half open", hits, 0, func(_ *testing.T, r *rig) { r.links[link].Abandon() }, nil)
 	return all
 }
@@ -107,7 +131,7 @@ func cables() []fault {
 	node, back := pull("node1")
 	relay, relayBack := pull("relay")
 	return []fault{
-		{where: "node's cable", what: "out for 2 s", hits: nobody, begin: node, end: back, lasts: 2 * time.Second},
+		{where: "node's cable", what: "out for 2 s", begin: node, end: back, lasts: 2 * time.Second},
 		{where: "node's cable", what: "out", hits: onlyNode1, begin: node, end: back},
 		{where: "relay's cable", what: "out", hits: everybody, begin: relay, end: relayBack},
 	}
@@ -152,6 +176,31 @@ func processes() []fault {
 		{
 			where: "client", what: "stopped for 20 s", hits: nearOnNode1, lasts: 20 * time.Second,
 			begin: signal(client, syscall.SIGSTOP), end: signal(client, syscall.SIGCONT),
+		},
+	}
+}
+
+// split are the two halves of an agent. Streams outlive the broker, which made their
+// sockets and handed them over.
+func split() []fault {
+	of := func(r *rig) *lab.Broker { return r.Agents["node1"].Broker }
+	signal := func(sig syscall.Signal) func(*testing.T, *rig) {
+		return func(t *testing.T, r *rig) { must(t, of(r).Process.Signal(sig)) }
+	}
+	return []fault{
+		{
+			where: "broker", what: "kill -9", hits: onlyNode1, gentle: true, lasts: longTime,
+			begin: func(_ *testing.T, r *rig) { of(r).Process.Kill() },
+			end:   func(t *testing.T, r *rig) { must(t, of(r).Start(t.Context())) },
+		},
+		{
+			where: "broker", what: "stopped for 3 s", hits: onlyNode1, gentle: true, lasts: longTime,
+			begin: signal(syscall.SIGSTOP), end: signal(syscall.SIGCONT),
+		},
+		{
+			where: "agent without power", what: "kill -9", hits: onlyNode1,
+			begin: func(_ *testing.T, r *rig) { r.Agents["node1"].Process.Kill() },
+			end:   func(t *testing.T, r *rig) { must(t, r.Agents["node1"].Start(t.Context())) },
 		},
 	}
 }

@@ -39,6 +39,9 @@ type rig struct {
 	users map[string]*user
 	// clean is what each process holds while nothing goes on.
 	clean map[string]holdings
+	last  map[string]holdings // when it was looked at last
+	// members are the programs that are looked at; nil: those of Cluster.
+	members func() []program
 }
 
 // user is one person with a forward to each pod.
@@ -53,6 +56,7 @@ type forward struct {
 	*lab.Process
 	r       *rig
 	command lab.Command
+	prefix  func(lab.Command) lab.Command // how it is started instead; nil: as it is
 	address string
 }
 
@@ -73,18 +77,24 @@ func nodes() []string { return []string{"node1", "node2"} }
 type rigConfig struct {
 	relay, agent []string // more arguments
 	load         traffic.Config
+	wrap         func(host string, command lab.Command) lab.Command
+	split        bool // agents are two processes
 	// noLoad makes connections only when told to.
 	noLoad bool
+	// prepare is called when all is ready.
+	prepare func(*testing.T, *rig)
 }
 
 // newRig starts everything and returns when all flows work. It ends with the test.
 func newRig(t *testing.T, cfg rigConfig) *rig {
 	t.Helper()
 	r := &rig{
-		links: map[string]*lab.Proxy{}, pods: map[string]*pod{}, users: map[string]*user{}, clean: map[string]holdings{},
+		links: map[string]*lab.Proxy{}, pods: map[string]*pod{}, users: map[string]*user{}, clean: map[string]holdings{}, last: map[string]holdings{},
 	}
 	r.Cluster = lab.NewCluster(t, lab.ClusterConfig{
-		Proxies: true, RelayArgs: append([]string{"--advertise", "127.0.0.1"}, cfg.relay...), AgentArgs: cfg.agent,
+		Proxies: true, Wrap: cfg.wrap, Split: cfg.split,
+		RelayArgs: append([]string{"--advertise", "127.0.0.1," + relayName, "--debug-listen", debugListen}, cfg.relay...),
+		AgentArgs: append([]string{"--debug-listen", debugListen}, cfg.agent...),
 	})
 	for _, node := range nodes() {
 		r.links[node] = r.Agents[node].Proxy
@@ -104,6 +114,11 @@ func newRig(t *testing.T, cfg rigConfig) *rig {
 		}
 	}
 	r.startLoad(t, cfg)
+	if cfg.prepare != nil {
+		d := r.load.Disturb(r.flows(everybody)...)
+		cfg.prepare(t, r)
+		d.End()
+	}
 	return r
 }
 
@@ -155,7 +170,11 @@ var forwarding = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1:(\d+)) -> `)
 
 // start starts it, and again where it was before.
 func (f *forward) start() error {
-	p, err := f.r.Client.StartCommand(context.Background(), f.command) // lives as long as the network
+	command := f.command
+	if f.prefix != nil {
+		command = f.prefix(command)
+	}
+	p, err := f.r.Client.StartCommand(context.Background(), command) // lives as long as the network
 	if err != nil {
 		return err
 	}
@@ -200,9 +219,10 @@ func (r *rig) startLoad(t *testing.T, cfg rigConfig) {
 type place func(user, node string) bool
 
 func everybody(_, _ string) bool         { return true }
-func nobody(_, _ string) bool            { return false }
 func onlyNear(user, _ string) bool       { return user == near }
 func onlyNode1(_, node string) bool      { return node == "node1" }
+func onlyNode2(_, node string) bool      { return node == "node2" }
+func nearOrNode1(user, node string) bool { return user == near || node == "node1" }
 func nearOnNode1(user, node string) bool { return user == near && node == "node1" }
 
 // flows returns the names of the flows that are chosen.

@@ -39,6 +39,18 @@ func (noTunnels) Reaches(node string) error {
 
 func (noTunnels) Draining() <-chan struct{} { return nil }
 
+func (noTunnels) Permits(context.Context, relay.Identity, relay.Target, relay.Place) error {
+	return nil
+}
+
+func (noTunnels) BeginSession(context.Context, relay.Identity) (end func(), err error) {
+	return func() {}, nil
+}
+
+func (noTunnels) BeginRequest(context.Context, string, string) (end func(), err error) {
+	return func() {}, nil
+}
+
 // door is a front on the relay host.
 type door struct {
 	*fixture

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type daemon struct {
 	label  string // empty: that of the binary
 	args   []string
 	health string // address of its health endpoints
+	wrap   func(host string, command Command) Command
 }
 
 // Args returns its command line without the program, for a test that wants to
@@ -48,9 +50,12 @@ func (d *daemon) Start(ctx context.Context) error {
 
 // launch starts the process, which lives until it is stopped or the network closed.
 func (d *daemon) launch() error {
-	p, err := d.Host.StartCommand(context.Background(), Command{
-		Path: d.binary, Args: d.args, Env: []string{quickExit}, Label: d.label,
-	})
+	command := Command{Path: d.binary, Args: d.args, Env: []string{quickExit}, Label: d.label}
+	if d.wrap != nil {
+		command.Label = cmp.Or(d.label, filepath.Base(d.binary))
+		command = d.wrap(d.Host.Name(), command)
+	}
+	p, err := d.Host.StartCommand(context.Background(), command)
 	if err != nil {
 		return err
 	}
@@ -125,14 +130,14 @@ func (s *Namespace) HTTPGet(ctx context.Context, url string) (status int, body s
 // Relay is the relay of a cluster.
 type Relay struct{ daemon }
 
-func newRelay(c *Cluster, extra []string) *Relay {
+func newRelay(c *Cluster, cfg ClusterConfig) *Relay {
 	host := c.Network.Host(relayHost)
 	state := c.stateDir(relayHost)
-	r := &Relay{daemon{Host: host, StateDir: state, binary: c.Binaries.Relay, health: relayHealth}}
+	r := &Relay{daemon{Host: host, StateDir: state, binary: c.Binaries.Relay, health: relayHealth, wrap: cfg.Wrap}}
 	r.args = append([]string{
 		"serve", "--listen", ":" + relayPort, "--advertise", r.Addr(),
 		"--state-dir", state, "--health-listen", relayHealth,
-	}, extra...)
+	}, cfg.RelayArgs...)
 	return r
 }
 
@@ -184,7 +189,7 @@ func newAgent(c *Cluster, node string, cfg ClusterConfig) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{Node: node, daemon: daemon{
-		Host: host, StateDir: state, binary: c.Binaries.Agent, health: agentHealth,
+		Host: host, StateDir: state, binary: c.Binaries.Agent, health: agentHealth, wrap: cfg.Wrap,
 	}}
 	relay := c.Relay.Addr()
 	if cfg.Proxies {

@@ -43,6 +43,9 @@ type ClusterConfig struct {
 	Split bool
 	// RelayArgs and AgentArgs are added to the command lines.
 	RelayArgs, AgentArgs []string
+	// Wrap, if not nil, returns how the relay or the agent on a host is started
+	// instead of command.
+	Wrap func(host string, command Command) Command
 	// Artifacts is as in Config. NewCluster sets it.
 	Artifacts string
 }
@@ -108,7 +111,7 @@ func (c *Cluster) start(ctx context.Context, cfg ClusterConfig) error {
 	if err := os.Mkdir(c.stateDir(""), 0o700); err != nil {
 		return err
 	}
-	c.Relay = newRelay(c, cfg.RelayArgs)
+	c.Relay = newRelay(c, cfg)
 	if err := c.Relay.Start(ctx); err != nil {
 		return err
 	}

@@ -3,11 +3,13 @@ package identity
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -48,6 +50,14 @@ type Watched[T any] struct {
 	sum     [sha256.Size]byte // contents of the last attempt, good or bad; zero when they could not be read
 	value   T                 // the last good value
 	err     error             // why the last attempt failed
+	blind   bool              // the last attempt told nothing about the files
+}
+
+// isBlind tells whether an error is about this process and not about the files:
+// one that has no descriptors left must not take that for tokens and authorities
+// that were taken away, and turn out everybody it knows.
+func isBlind(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 // Watch loads the files for the first time, which must succeed. parse is given
@@ -74,7 +84,8 @@ func Watch[T any](cfg WatchConfig, parse func(files [][]byte) (T, error), paths 
 
 // Get returns the last good value, and an error when the files as they are now
 // cannot be used: a caller that serves goes on with the value, a caller for whom
-// a removed file means "no longer" obeys the error.
+// a removed file means "no longer" obeys the error. A process that cannot look,
+// since it has no descriptors or memory, gets what it got before.
 func (w *Watched[T]) Get() (T, error) {
 	now := w.cfg.Now()
 	w.mu.Lock()
@@ -95,10 +106,16 @@ func (w *Watched[T]) Get() (T, error) {
 	w.mu.Lock()
 	w.looking = false
 	var report error
+	wasBlind := w.blind
+	w.blind = isBlind(err)
 	switch {
 	case same:
 	case err == nil:
 		w.value, w.sum, w.err = value, sum, nil
+	case w.blind:
+		if !wasBlind {
+			report = err
+		}
 	default:
 		if w.err == nil || w.err.Error() != err.Error() {
 			report = err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -80,6 +81,40 @@ func TestWatched(t *testing.T) {
 	put(t, dir, "f", []byte("three"))
 	c.t = c.t.Add(-time.Hour)
 	step("clock set back", "THREE", false, 3, 5)
+}
+
+// A process without descriptors knows nothing new, and that is not a file that was
+// taken away.
+func TestWatchedBlind(t *testing.T) {
+	path, c, r := filepath.Join(t.TempDir(), "f"), &clock{epoch}, &reports{}
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one")
+	var blind error
+	w, err := Watch(WatchConfig{Now: c.now, Report: r.add, Check: func(fs.FileInfo) error { return blind }},
+		func(files [][]byte) (string, error) { return string(files[0]), nil }, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(want string, wantReports int) {
+		t.Helper()
+		c.t = c.t.Add(time.Minute)
+		if got, err := w.Get(); got != want || err != nil || r.count() != wantReports {
+			t.Errorf("%q, %v, %d reports; want %q, %d", got, err, r.count(), want, wantReports)
+		}
+	}
+	for _, blind = range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		expect("one", 1)
+	}
+	write("two")
+	expect("one", 1)
+	blind = nil
+	expect("two", 1)
+	blind = syscall.EMFILE
+	expect("two", 2)
 }
 
 func TestWatchFirstLoadMustSucceed(t *testing.T) {

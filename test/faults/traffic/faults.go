@@ -103,11 +103,13 @@ func (l *Load) Settle(ctx context.Context) error {
 }
 
 // Quiet stops new connections, has idle ones finish, and waits until all are over.
-// The caller calls Resume.
+// The caller calls Resume. Quiet once more only waits.
 func (l *Load) Quiet(ctx context.Context) error {
 	l.mu.Lock()
-	l.loud = make(chan struct{})
-	close(l.quiet)
+	if !l.isQuiet {
+		l.isQuiet, l.loud = true, make(chan struct{})
+		close(l.quiet)
+	}
 	l.mu.Unlock()
 	return l.await(ctx, func(*call) bool { return true })
 }
@@ -144,8 +146,10 @@ func (l *Load) left(which func(*call) bool) (changed chan struct{}, left []strin
 func (l *Load) Resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.quiet = make(chan struct{})
-	close(l.loud)
+	if l.isQuiet {
+		l.isQuiet, l.quiet = false, make(chan struct{})
+		close(l.loud)
+	}
 }
 
 // Probe makes one small connection on a flow and tells whether it went well. It

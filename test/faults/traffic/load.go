@@ -60,6 +60,7 @@ type Load struct {
 	changed   chan struct{} // closed and replaced when a connection is over
 	quiet     chan struct{} // closed while quiet
 	loud      chan struct{} // closed while not quiet
+	isQuiet   bool
 	nextID    uint64
 	flows     []*flow
 	calls     map[uint64]*call    // those whose pod's end may still come

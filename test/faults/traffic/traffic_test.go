@@ -154,8 +154,7 @@ func TestHangsAreFound(t *testing.T) {
 
 func TestDisturbance(t *testing.T) {
 	s := &spoiler{reset: true}
-	var l *Load
-	l = direct(t, Config{Pause: 10 * time.Millisecond}, func(t *testing.T, target string) string { return s.start(t, target) })
+	l := direct(t, Config{Pause: 10 * time.Millisecond}, s.start)
 	d := l.Disturb("one")
 	until(t, l, 20)
 	d.End()

@@ -6,7 +6,7 @@
 // 127.0.0.1 only, so that nothing but the pod's own loopback reaches it:
 //
 //	-echo 7000          answers what it reads, and finishes when the client does
-//	-http 8080          GET /, GET /bytes?n=N, POST /sha256, GET /slow?d=2s
+//	-http 8080          GET /, GET /bytes?n=N, POST /sha256, GET /slow?d=2s, GET /clock
 //	-greet 7001         speaks first, then echoes
 //	-late 7002,2s       reads to the end, waits, then answers how much it read
 //	-reset 7003,100     reads 100 bytes, then aborts the connection

@@ -36,6 +36,9 @@ func makeHTTP(name, _ string) (handler, error) {
 		}
 		fmt.Fprintf(w, "%d %x\n", n, hash.Sum(nil))
 	})
+	mux.HandleFunc("GET /clock", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, time.Now().Unix())
+	})
 	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
 		delay, err := time.ParseDuration(r.FormValue("d"))
 		if err != nil {
