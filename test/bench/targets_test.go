@@ -72,13 +72,14 @@ func TestWorst(t *testing.T) {
 	}
 }
 
-func TestTenThousandAreTenThousand(t *testing.T) {
-	for streams, known := range map[float64]bool{2000: false, 10_000: true} {
+func TestTenThousand(t *testing.T) {
+	for streams, want := range map[float64]float64{500: math.NaN(), 2000: 50 + 8*1000/1024.0*10, 10_000: 50} {
 		r := results(map[[3]string]float64{
-			{caseHeld, "streams", wayCulvert}: streams, {caseHeld, "agent with them", wayCulvert}: 200,
+			{caseHeld, "streams", wayCulvert}: streams, {caseHeld, "agent with them", wayCulvert}: 50,
+			{caseHeld, "agent, each stream", wayCulvert}: 10,
 		})
-		if got := tenThousand(r); math.IsNaN(got) == known {
-			t.Errorf("with %v streams: %v", streams, got)
+		if got := tenThousand(r); math.Abs(got-want) > 1e-9 || math.IsNaN(got) != math.IsNaN(want) {
+			t.Errorf("with %v streams: %v, want %v", streams, got, want)
 		}
 	}
 }
