@@ -15,12 +15,13 @@ import (
 
 // ServingCertificate returns the relay's own certificate: leaf and authority, so
 // that a peer can verify it by the pin alone. It is replaced here when two thirds
-// of its life are over. The result must not be changed.
+// of its life are over, and when that life has not begun: it was made while the
+// clock was ahead, and nobody would take it. The result must not be changed.
 func (s *State) ServingCertificate() (*tls.Certificate, error) {
 	s.serving.Lock()
 	defer s.serving.Unlock()
 	old := s.serving.cert
-	if old != nil && s.now().Before(identity.RenewAt(old.Leaf)) {
+	if now := s.now(); old != nil && !now.Before(old.Leaf.NotBefore) && now.Before(identity.RenewAt(old.Leaf)) {
 		return old, nil
 	}
 	cert, err := s.issueServing()

@@ -64,6 +64,27 @@ func TestServingCertificateRenewal(t *testing.T) {
 	}
 }
 
+// A clock that was ahead for a while must not leave a certificate that nobody takes
+// for years.
+func TestServingCertificateOfAClockAhead(t *testing.T) {
+	b := newBed(t)
+	first := b.serve(t)
+	b.clock.add(authority.ServingLife)
+	ahead := b.serve(t)
+	b.clock.add(-authority.ServingLife)
+	now := b.serve(t)
+	if ahead == first || now == ahead || b.clock.now().Before(now.Leaf.NotBefore) {
+		t.Errorf("the clock says %s, the certificate begins %s", b.clock.now(), now.Leaf.NotBefore)
+	}
+	b.clock.add(authority.ServingLife)
+	b.serve(t)
+	b.clock.add(-authority.ServingLife)
+	b.reopen(t)
+	if got := b.serve(t); b.clock.now().Before(got.Leaf.NotBefore) {
+		t.Errorf("after a restart the clock says %s, the certificate begins %s", b.clock.now(), got.Leaf.NotBefore)
+	}
+}
+
 func TestServingCertificateDamaged(t *testing.T) {
 	b, other := newBed(t), newBed(t)
 	b.serve(t)

@@ -216,6 +216,8 @@ func (w wanted) replace(cert, issuer, ca *x509.Certificate, now time.Time) (host
 	switch {
 	case slices.ContainsFunc(w.hosts, missing):
 		return w.withNames(have), "names are missing in it"
+	case now.Before(cert.NotBefore):
+		return w.hosts, "its life has not begun, so it was made while a clock was ahead"
 	case issuer.Equal(ca) && !cert.NotAfter.Before(ca.NotAfter):
 		return nil, "" // it cannot be made to last longer
 	case !now.Before(authority.RenewAt(cert)):
