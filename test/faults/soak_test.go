@@ -148,7 +148,9 @@ func (s *soak) sameGoroutines(t *testing.T) {
 		if p.metrics != nil {
 			continue
 		}
-		if n := goroutinesAtEnd(t, p.process); n > fresh+spareGoroutines {
+		// One that was used keeps a few more than one that was not, and no more the
+		// longer it is used.
+		if n := goroutinesAtEnd(t, p.process); n > 2*fresh {
 			t.Errorf("%s has %d goroutines, one that is new %d", p.name, n, fresh)
 		}
 	}
