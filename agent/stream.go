@@ -107,7 +107,8 @@ func (u *uplink) accept(st *tunnel.Stream, open *stream.Open) error {
 		return err
 	}
 	_ = st.SetDeadline(time.Now().Add(u.agent.cfg.OpenTimeout))
-	if _, err = st.Write(b); err != nil {
+	// Most pods say something at once, and that leaves in the same packet.
+	if _, err = st.WriteSoon(b); err != nil {
 		return fmt.Errorf("answer stream: %w", err)
 	}
 	_ = st.SetDeadline(time.Time{})

@@ -55,7 +55,11 @@ func (p *splice) accept(reply *stream.Reply) {
 	l.mu.Lock()
 	if p.fate.Load() == nil && err == nil {
 		var n int
-		n, err = l.dst().Write(b)
+		write := l.dst().Write
+		if l.src().Ready() { // what the pod said at once is passed on next
+			write = l.dst().WriteSoon
+		}
+		n, err = write(b)
 		l.open.Store(err == nil)
 		l.torn = err != nil && n > 0
 	}

@@ -46,7 +46,7 @@ func (s *Server) DialAPI(ctx context.Context) (net.Conn, error) {
 func (s *Server) openAPI(ctx context.Context, t *tunnelTo) (*tunnel.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout/apiTries)
 	defer cancel()
-	st, err := openOn(ctx, t.sess, &stream.Open{Kind: stream.KindAPI, ID: stream.NewID()})
+	st, err := openOn(ctx, t.sess, &stream.Open{Kind: stream.KindAPI, ID: stream.NewID()}, false)
 	if err == nil {
 		answer := tunnel.NewConn(st) // only for its answer: no frames follow that
 		answer.ExpectReply()

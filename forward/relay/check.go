@@ -148,7 +148,7 @@ func (s *Server) describe(ctx context.Context, at Place, port uint16) (verdict *
 
 func ask(ctx context.Context, t *tunnelTo, uid string, port uint16) (*controlv1.DescribeResponse, error) {
 	cc, err := rpc.Dial(func(ctx context.Context) (net.Conn, error) {
-		return openOn(ctx, t.sess, &stream.Open{Kind: stream.KindControl, ID: stream.NewID()})
+		return openOn(ctx, t.sess, &stream.Open{Kind: stream.KindControl, ID: stream.NewID()}, false)
 	})
 	if err != nil {
 		return nil, err

@@ -90,6 +90,7 @@ type rig struct {
 	s     *Server
 	judge *judge
 	log   *lines
+	wire  func(net.Conn) net.Conn // wraps what the relay writes to; nil: nothing
 
 	ctx  context.Context
 	end  context.CancelCauseFunc
@@ -140,6 +141,9 @@ type link struct {
 func (r *rig) connect(who Identity, cfg tunnel.Config) *link {
 	r.t.Helper()
 	a, b := net.Pipe()
+	if r.wire != nil {
+		b = r.wire(b)
+	}
 	near, err := tunnel.NewSession(tunnel.Plain(b), false, r.s.cfg.Tunnel)
 	if err != nil {
 		r.t.Fatal(err)

@@ -26,7 +26,7 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		target:  Target{Namespace: open.Namespace, Pod: open.Pod, Port: open.Port},
 		started: time.Now(),
 	}
-	w := &way{srv: s, flow: f, who: p.who, valid: p.valid, uid: open.UID}
+	w := &way{srv: s, flow: f, who: p.who, valid: p.valid, uid: open.UID, more: client.Ready}
 	var agent end
 	err := s.begin(ctx, f)
 	if err == nil {
@@ -53,6 +53,7 @@ type way struct {
 	who   func() Identity
 	valid func(context.Context) error // nil: the caller was judged just now
 	uid   string                      // of the pod the caller means; empty: any of that name
+	more  func() bool                 // whether something is there to follow the Open at once; nil: nothing is
 	again bool
 }
 
@@ -142,7 +143,7 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 		Namespace: t.Namespace, Pod: t.Pod, User: w.flow.user,
 	}
 	for _, t := range w.tunnels(ctx, at.Node) {
-		st, err := openOn(ctx, t.sess, onward)
+		st, err := openOn(ctx, t.sess, onward, w.more != nil && w.more())
 		switch {
 		case err == nil:
 			w.flow.via.Store(t.sess)
@@ -187,16 +188,26 @@ func (s *Server) Reaches(node string) error {
 	return nil
 }
 
-func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open) (*tunnel.Stream, error) {
+// openOn opens a stream and sends Open on it. With more, what follows is written at
+// once and leaves in the same packet.
+func openOn(ctx context.Context, sess *tunnel.Session, open *stream.Open, more bool) (*tunnel.Stream, error) {
+	b, err := stream.AppendOpen(make([]byte, 0, 256), open)
+	if err != nil {
+		return nil, err
+	}
 	st, err := sess.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
 	_ = st.SetWriteDeadline(deadline)
-	if err := stream.WriteOpen(st, open); err != nil {
+	write := st.Write
+	if more {
+		write = st.WriteSoon
+	}
+	if _, err := write(b); err != nil {
 		_ = st.Reset()
-		return nil, err
+		return nil, fmt.Errorf("write open: %w", err)
 	}
 	_ = st.SetWriteDeadline(time.Time{})
 	return st, nil

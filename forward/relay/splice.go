@@ -99,8 +99,11 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 	p.up.give = func(b []byte) int { return p.tryPass(&p.up, b) }
 	p.down.give = func(b []byte) int { return p.tryPass(&p.down, b) }
 	p.early.init(s.cfg.Locate)
-	p.all.Go(func() { p.carry(&p.up, &p.down) })
 	p.all.Go(func() { p.watch(ctx) })
+	if client.Ready() { // it goes with the Open
+		p.first()
+	}
+	p.all.Go(func() { p.carry(&p.up, &p.down) })
 	if p.answer(ctx) {
 		p.carry(&p.down, &p.up)
 	}
@@ -111,6 +114,13 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 		p.tell(&p.down)
 	}
 	return v
+}
+
+// first passes on what the client sent behind its Open.
+func (p *splice) first() {
+	if err := p.read(&p.up, p.pass, nil); err != nil {
+		p.abort(lostSource(&p.up, err))
+	}
 }
 
 // carry copies one direction until it has ended. back is the other one.

@@ -69,6 +69,13 @@ func (st *Stream) ReadPush(borrow func() []byte, release func(), push func(p []b
 	return n, nil
 }
 
+// Ready tells whether a Read would not wait now: there is something to read, or an
+// end or an error. It is for the reader, as Read is.
+func (st *Stream) Ready() bool {
+	there, err := st.readable(nil)
+	return there || err != nil
+}
+
 // await waits until there is something to read, or until that will never be.
 func (st *Stream) await() error { return st.awaitGiving(nil) }
 
