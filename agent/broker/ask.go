@@ -27,16 +27,11 @@ type line struct {
 // ask asks one question. A descriptor comes only with the code 0 of askConnect, and
 // is the caller's. The error has a code, unless ctx was cancelled.
 func (c *Client) ask(ctx context.Context, q question) (answer, int, error) {
-	select {
-	case c.turns <- struct{}{}:
-	default:
-		select {
-		case c.turns <- struct{}{}:
-		case <-ctx.Done():
-			return answer{}, -1, unasked(ctx, "wait for a turn at the broker", ctx.Err(), stream.Overloaded, "the node dials as many pods as it may at once")
-		}
+	leave, err := c.enter(ctx)
+	if err != nil {
+		return answer{}, -1, unasked(ctx, "wait for a turn at the broker", err, stream.Overloaded, "the node dials as many pods as it may at once")
 	}
-	defer func() { <-c.turns }()
+	defer leave()
 	for {
 		conn, used, err := c.get()
 		if err == nil {
@@ -53,6 +48,27 @@ func (c *Client) ask(ctx context.Context, q question) (answer, int, error) {
 		}
 		return answer{}, -1, unasked(ctx, "ask the broker", err, stream.Unreachable, "the agent's broker does not answer; try again")
 	}
+}
+
+// enter waits for a turn, which ends with leave. The error is that of ctx.
+func (c *Client) enter(ctx context.Context) (leave func(), err error) {
+	for _, turns := range []chan struct{}{c.turns, c.quick} {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			if turns == c.quick {
+				<-c.turns
+			}
+			return nil, ctx.Err()
+		}
+	}
+	slow := time.AfterFunc(quickTime, func() { <-c.quick })
+	return func() {
+		if slow.Stop() {
+			<-c.quick
+		}
+		<-c.turns
+	}, nil
 }
 
 // unasked is the error of a question that nobody answered.
@@ -76,10 +92,7 @@ func (c *Client) askOn(ctx context.Context, conn *line, q question) (a answer, f
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	c.waking <- struct{}{}
-	_, err = conn.Write(appendQuestion(conn.buf[:0], q)) // never waits: the last question was answered
-	<-c.waking
-	if err != nil {
+	if _, err := conn.Write(appendQuestion(conn.buf[:0], q)); err != nil {
 		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ENOTCONN) {
 			err = errStale
 		}
@@ -127,8 +140,6 @@ func (c *Client) get() (conn *line, used bool, err error) {
 }
 
 func (c *Client) dial() (*net.UnixConn, error) {
-	c.waking <- struct{}{}
-	defer func() { <-c.waking }()
 	conn, err := net.DialUnix(network, nil, &net.UnixAddr{Net: network, Name: c.cfg.Socket})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAway, err)

@@ -64,7 +64,6 @@ func sourceOf(netns string) *pods {
 // open opens and resets connections.
 func open(b *testing.B, to reach.Pods, port uint16, parallel, pid int) {
 	before := used(b, pid)
-	b.SetParallelism(parallel)
 	b.ResetTimer()
 	var turn sync.WaitGroup
 	next := make(chan struct{}, b.N)

@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	// maxWaking bounds the calls that wake the broker. The kernel likes to run it at once,
-	// in the caller's stead: to the Go runtime that is a thread that blocks, and worth
-	// another thread.
-	maxWaking = 4
+	// maxQuick bounds the questions that have been under way for less than quickTime.
+	// The kernel likes to run the broker in the stead of whoever wakes it. To the Go
+	// runtime that is a thread that blocks, and worth another one, which it keeps.
+	maxQuick  = 16
+	quickTime = 2 * time.Millisecond
 	// firstPause and lastPause are between attempts to follow a broker that is away.
 	firstPause = 50 * time.Millisecond
 	lastPause  = 2 * time.Second
@@ -49,7 +50,7 @@ type Client struct {
 	cfg     ClientConfig
 	silence time.Duration // how long a follower waits for the next word
 	turns   chan struct{}
-	waking  chan struct{} // held while the broker is woken
+	quick   chan struct{} // held while an answer is expected at once
 	changed chan struct{} // holds one
 
 	mu   sync.Mutex
@@ -69,7 +70,7 @@ func NewClient(cfg ClientConfig) *Client {
 		cfg.MaxQuestions = defaultQuestions
 	}
 	return &Client{
-		cfg: cfg, silence: 3 * beat, turns: make(chan struct{}, cfg.MaxQuestions), waking: make(chan struct{}, maxWaking), changed: make(chan struct{}, 1),
+		cfg: cfg, silence: 3 * beat, turns: make(chan struct{}, cfg.MaxQuestions), quick: make(chan struct{}, maxQuick), changed: make(chan struct{}, 1),
 		away: fmt.Errorf("%w: it was not asked yet", ErrAway),
 	}
 }

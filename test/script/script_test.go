@@ -40,7 +40,7 @@ func TestSplit(t *testing.T) {
 	p := params()
 	p.Dir = ""
 	for _, name := range []string{
-		"agent-killed", "crowd", "drain", "echo", "get", "half-close", "ipv6", "pod-reborn", "pod-reset", "pod-unknown",
+		"agent-killed", "drain", "echo", "get", "half-close", "ipv6", "pod-reborn", "pod-reset", "pod-unknown",
 		"policy-namespaces", "policy-ports", "refused",
 	} {
 		p.Files = append(p.Files, filepath.Join("testdata", name+".txtar"))
