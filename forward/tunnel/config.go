@@ -19,7 +19,6 @@ const (
 
 	minWindow = 256 << 10 // what yamux grants before it is asked
 	lanWindow = 512 << 10 // measured best where the round trip is short
-	wanRate   = 125 << 20 // bytes a second one stream should reach on a long path
 
 	// muxFrame is what one write to a stream should fill: with the 12-byte
 	// header of yamux exactly four TLS records of 16 KiB.
@@ -37,11 +36,11 @@ type Config struct {
 	MaxStreams int
 
 	// Window is the credit in bytes a stream's sender gets, at least 256 KiB.
-	// 0 means from the round-trip time of the connection: 512 KiB where it is
-	// short, 2.2 times bandwidth times delay where it is long.
+	// 0 means 512 KiB, and more for a stream that has used half of it within a
+	// round trip, as far as MaxWindow and Memory allow.
 	Window uint32
 
-	// MaxWindow bounds the window chosen from the round-trip time. 0 means
+	// MaxWindow bounds the window of a stream on a long path. 0 means
 	// 16 MiB.
 	MaxWindow uint32
 
@@ -87,19 +86,12 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// window returns the credit for the streams of a connection with round-trip
-// time rtt (0: unknown).
-func (c Config) window(rtt time.Duration) uint32 {
+// window returns the credit that a stream begins with.
+func (c Config) window() uint32 {
 	if c.Window != 0 {
 		return max(c.Window, minWindow)
 	}
-	// A chunked reader returns credit so that only 0.35 to 0.6 of the window
-	// is used per round trip: 2.2 times the bandwidth-delay product.
-	bdp := rtt.Seconds() * wanRate * 2.2
-	if bdp <= lanWindow {
-		return lanWindow
-	}
-	return uint32(min(bdp, float64(c.MaxWindow)))
+	return lanWindow
 }
 
 func (c Config) mux(window uint32) *yamux.Config {

@@ -262,6 +262,7 @@ func newHearing() *hearing {
 
 func (h *hearing) opened(uint32) (bool, error) { return true, nil }
 func (h *hearing) find(id uint32) *Stream      { return h.streams[id] }
+func (h *hearing) pong()                       {}
 func (h *hearing) broken(err error) error      { return err }
 
 // play makes frames as shape says, and what has to come of them.

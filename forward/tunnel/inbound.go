@@ -42,6 +42,8 @@ type hearer interface {
 	opened(id uint32) (bool, error)
 	// find returns a stream, nil if it is not known (any more).
 	find(id uint32) *Stream
+	// pong hears that a probe of the path has come back.
+	pong()
 	// broken hears, once, why nothing more comes in, and returns what yamux is
 	// told.
 	broken(err error) error
@@ -217,6 +219,9 @@ func (in *inbound) header() error {
 		in.goodbye = true
 	case h.typ == typePing && h.flags&flagSYN != 0 && !in.mayPing():
 		return errPingFlood
+	case h.typ == typePing && h.flags&flagACK != 0 && h.value == probeMark:
+		in.h.pong()
+		return nil
 	}
 	if h.typ > typeWindow {
 		in.forMux = append(in.forMux, in.hdr[:]...)

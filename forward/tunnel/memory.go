@@ -1,6 +1,9 @@
 package tunnel
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 const (
 	// smallChunk holds what a request or an answer is made of, bigChunk one full
@@ -9,11 +12,28 @@ const (
 	bigChunk   = 16 << 10
 )
 
+// windowBudget bounds what the windows of all streams of a Memory may have grown
+// by: that much may come in and not be read.
+const windowBudget = 256 << 20
+
 // Memory is what the sessions of a process share: the buffers of what came in
-// and was not read yet. The zero value is ready. It must not be copied.
+// and was not read yet, and how far the windows of streams may grow: by 256 MiB in
+// all. The zero value is ready. It must not be copied.
 type Memory struct {
 	small, big sync.Pool // of *chunk
+	grown      atomic.Int64
 }
+
+// reserve lets a window grow by n bytes if that is within the budget.
+func (m *Memory) reserve(n int) bool {
+	if m.grown.Add(int64(n)) <= windowBudget {
+		return true
+	}
+	m.grown.Add(-int64(n))
+	return false
+}
+
+func (m *Memory) release(n int) { m.grown.Add(-int64(n)) }
 
 // chunk is a piece of what came in.
 type chunk struct {

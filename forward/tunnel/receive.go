@@ -14,9 +14,12 @@ import (
 // new credit. Everything is under the stream's mu.
 type receiving struct {
 	box    inbox
-	window int // what the peer may have under way and unread, at most
-	grant  int // what it may still send
-	owed   int // read and not granted again yet
+	window int       // what the peer may have under way and unread, at most
+	grant  int       // what it may still send
+	owed   int       // read and not granted again yet
+	grown  int       // what window was enlarged by
+	fixed  bool      // it does not grow (any more)
+	since  time.Time // when credit was given last
 	fin    bool
 	sawEOF bool
 
@@ -162,7 +165,7 @@ func (st *Stream) consume(p []byte) (n int) {
 	if whole == nil {
 		n = st.in.box.read(p)
 	}
-	credit := st.in.consumed(n)
+	credit := st.consumed(n)
 	st.mu.Unlock()
 	for c := whole; c != nil; c = c.next {
 		p = p[copy(p, c.buf[c.r:c.w]):]
@@ -173,14 +176,46 @@ func (st *Stream) consume(p []byte) (n int) {
 }
 
 // consumed counts n bytes as read and returns the credit to give for them now.
-func (r *receiving) consumed(n int) (credit int) {
+// Called with mu held.
+func (st *Stream) consumed(n int) (credit int) {
+	r := &st.in
 	r.owed += n
 	if r.owed < r.window/2 || r.fin {
 		return 0
 	}
 	credit, r.owed = r.owed, 0
+	credit += st.grow()
 	r.grant += credit
 	return credit
+}
+
+// grow doubles the window of a stream that has used half of it within a round
+// trip: then its sender waits for credit, and not for the path. It returns what
+// the window grew by.
+func (st *Stream) grow() int {
+	r, now := &st.in, time.Now()
+	took := now.Sub(r.since)
+	r.since = now
+	most := int(st.sess.cfg.MaxWindow) - r.window
+	if r.fixed || most <= 0 || took > st.sess.path.roundTrip(now, st.sess.out) {
+		return 0
+	}
+	more := min(r.window, most)
+	if !r.box.mem.reserve(more) {
+		return 0
+	}
+	r.window += more
+	r.grown += more
+	return more
+}
+
+// settle gives back what the window grew by.
+func (st *Stream) settle() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.in.fixed = true
+	st.in.box.mem.release(st.in.grown)
+	st.in.grown = 0
 }
 
 // giveCredit tells the peer that it may send more. It does not wait.
@@ -209,7 +244,7 @@ func (st *Stream) deliver(p []byte, last bool) (wake bool) {
 	credit := 0
 	if last && st.in.give != nil && len(p) <= pushLimit && st.in.box.size == 0 && st.wanted() {
 		n, stopped := st.handOver(p)
-		credit = st.in.consumed(n)
+		credit = st.consumed(n)
 		p, wake = p[n:], stopped
 	}
 	switch {
@@ -218,7 +253,7 @@ func (st *Stream) deliver(p []byte, last bool) (wake bool) {
 		wake = true
 		st.in.box.put(p)
 	case st.state.Load() == streamClosed: // the peer may bring it to its end
-		credit = st.in.consumed(len(p))
+		credit = st.consumed(len(p))
 	}
 	st.mu.Unlock()
 	st.giveCredit(credit)

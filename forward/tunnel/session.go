@@ -53,7 +53,8 @@ type Session struct {
 	in     *inbound
 	out    *outbound
 	mux    *yamux.Session
-	window int // credit that a stream's sender gets
+	window int // credit that a stream's sender gets to begin with
+	path   path
 
 	peerParity uint32 // of the ids of streams the peer opens
 
@@ -81,7 +82,7 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 	s := &Session{
 		cfg:       cfg,
 		car:       c,
-		window:    int(cfg.window(c.RoundTrip())),
+		window:    int(cfg.window()),
 		streams:   make(map[uint32]*Stream),
 		lingering: make(map[*Stream]time.Time),
 		nudge:     make(chan struct{}, 1),
@@ -243,7 +244,10 @@ func (s *Session) find(id uint32) *Stream {
 	return s.streams[id]
 }
 
+func (s *Session) pong() { s.path.pong(time.Now()) }
+
 func (s *Session) remove(st *Stream) {
+	defer st.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !st.known {

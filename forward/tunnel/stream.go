@@ -54,6 +54,7 @@ var _ net.Conn = (*Stream)(nil)
 func newStream(s *Session) *Stream {
 	st := &Stream{sess: s, gone: make(chan struct{})}
 	st.in.fresh(s.cfg.Memory, s.window)
+	st.in.fixed = s.cfg.Window != 0
 	st.out.fresh()
 	return st
 }
@@ -78,7 +79,7 @@ func (st *Stream) end(state int32) (first, peerDone bool) {
 	peerDone = st.in.fin || st.byPeer
 	credit := 0
 	if first {
-		credit = st.in.consumed(st.in.box.size)
+		credit = st.consumed(st.in.box.size)
 		st.in.box.drop()
 	}
 	st.mu.Unlock()
