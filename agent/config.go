@@ -100,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
+	if c.Tunnel.Memory == nil {
+		c.Tunnel.Memory = new(tunnel.Memory) // one for all sessions
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

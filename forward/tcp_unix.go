@@ -85,7 +85,7 @@ func (l *lazyTCP) ReadReady(p []byte) (int, error) {
 	n, err := 0, error(nil)
 	werr := l.raw.Read(func(fd uintptr) bool {
 		for {
-			if n, err = syscall.Read(int(fd), p); err != syscall.EINTR {
+			if n, err = syscall.Read(int(fd), p); !errors.Is(err, syscall.EINTR) {
 				return true
 			}
 		}
@@ -93,7 +93,7 @@ func (l *lazyTCP) ReadReady(p []byte) (int, error) {
 	switch {
 	case werr != nil:
 		return 0, l.readErr(werr)
-	case n > 0, err == syscall.EAGAIN:
+	case n > 0, errors.Is(err, syscall.EAGAIN):
 		return max(n, 0), nil
 	case err == nil:
 		return 0, l.readErr(io.EOF)

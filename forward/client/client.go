@@ -99,6 +99,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = 5 * time.Second
 	}
+	if c.Tunnel.Memory == nil {
+		c.Tunnel.Memory = new(tunnel.Memory) // one for all sessions
+	}
 	if c.Notify == nil {
 		c.Notify = func(Event) {}
 	}

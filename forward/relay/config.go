@@ -115,6 +115,9 @@ func (c Config) withDefaults() Config {
 	if c.SettleTime == 0 {
 		c.SettleTime = 5 * time.Second
 	}
+	if c.Tunnel.Memory == nil {
+		c.Tunnel.Memory = new(tunnel.Memory) // one for all sessions
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

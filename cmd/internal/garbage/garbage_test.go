@@ -34,8 +34,7 @@ func TestSpareFollowsWhatLives(t *testing.T) {
 	until(t, most)
 	held := make([]byte, 64<<20)
 	until(t, goDefault)
-	runtime.KeepAlive(held)
-	held = nil
+	runtime.KeepAlive(held) // its last use
 	until(t, most)
 }
 
