@@ -212,7 +212,7 @@ func places(t *testing.T, f *fixture) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if place, err := k.Locate(t.Context(), who, web()); err != nil || place != (relay.Place{Node: "node2", UID: pod.Metadata.UID}) {
+	if place, err := k.Locate(t.Context(), who, web()); err != nil || place.Node != "node2" || place.UID != pod.Metadata.UID || place.About == nil {
 		t.Errorf("%+v, %v", place, err)
 	}
 	for name, want := range map[string]struct {
