@@ -31,6 +31,15 @@ func write(t testing.TB, st io.Writer, parts ...[]byte) {
 	}
 }
 
+// finish writes FIN as the last word of a direction: a relay that was only waiting
+// for it may hang up before the write has returned.
+func finish(t testing.TB, st *tunnel.Stream) {
+	t.Helper()
+	if _, err := st.WriteLast(fin()); err != nil {
+		t.Fatalf("write the end: %v", err)
+	}
+}
+
 // next reads one frame: its data, "fin", "reset(code)", or how the stream
 // ended without one: "cut" (its end came without a mark), "rst", "lost".
 func next(st *tunnel.Stream) string {

@@ -181,11 +181,13 @@ func TestEveryEndArrivesAsWhatItIs(t *testing.T) {
 // sibling holds that a stream beside still works, and finishes it.
 func sibling(t *testing.T, p pair) {
 	t.Helper()
-	write(t, p.client, data("ping"), fin())
+	write(t, p.client, data("ping"))
+	finish(t, p.client)
 	if got := next(p.agent) + " " + next(p.agent); got != "ping fin" {
 		t.Errorf("a stream beside carries %q", got)
 	}
-	write(t, p.agent, data("pong"), fin())
+	write(t, p.agent, data("pong"))
+	finish(t, p.agent)
 	if got := next(p.client) + " " + next(p.client); got != "pong fin" {
 		t.Errorf("a stream beside answers %q", got)
 	}
