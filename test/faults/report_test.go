@@ -195,8 +195,8 @@ hangs, or anything left behind in a process (descriptors, network namespaces, th
 test. So does a connection that breaks where the fault was not: with a user or a node beside it. What a fault may do is break connections
 that lead through it, with a reset at both ends, and keep new ones from being made.
 
-` + "`make faults`" + ` tries all of it and writes this file, and ` + "`make soak`" + ` its last part. CI tries all of it too, and fails if the file does not name
-a fault. Times are of a machine with two cores that does other things as well:
+` + "`make faults`" + ` tries all of it and writes this file, and ` + "`make soak`" + ` its last part. ` + "`make nightly`" + ` does both, with an hour of
+random faults. Times are of a machine with two cores that does other things as well:
 
 - *noticed*: from the fault until the first connection broke because of it; *never* where there was nothing to notice,
 - *back*: from when the fault was mended (or happened, if there is nothing to mend) until a new connection worked for every user and pod,
