@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,15 +19,6 @@ const (
 	// takes nothing is not waited for longer.
 	partingTime = 5 * time.Second
 )
-
-// verdict is how a stream ended.
-type verdict struct {
-	code stream.Code
-	text string
-
-	by    *leg // whose source aborted, and so need not be told
-	until time.Time
-}
 
 // end is one end of a stream through the relay, and the session it is on.
 type end struct {
@@ -178,6 +168,13 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 		return verdict{code: stream.CodeOf(err), text: l.name() + " broke the protocol: " + stream.TextOf(err)}, true
 	}
 	reset := l.seen.Reset()
+	if reset != nil {
+		// Before the one it goes to can hang up on it: that is only an echo.
+		v = verdict{code: reset.Code, text: reset.Text, by: l}
+		if !p.settle(v) {
+			return v, false
+		}
+	}
 	if l == &p.up {
 		p.early.keep(b)
 	}
@@ -188,14 +185,13 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 	}
 	if n, err := write(b); err != nil && p.refuser.Load() != dst.Stream {
 		l.torn = l.torn || n > 0
-		v = p.lostDestination(l, err)
+		if reset == nil {
+			v = p.lostDestination(l, err)
+		}
 	} else {
 		l.torn = l.seen.Partial()
 		l.reset = reset != nil
 		l.fin.Store(l.seen.Ended() && reset == nil)
-	}
-	if reset != nil {
-		return verdict{code: reset.Code, text: reset.Text, by: l}, true
 	}
 	return v, v.code != stream.OK
 }
@@ -266,28 +262,6 @@ func (p *splice) afterFin(l *leg, b []byte) {
 	}
 }
 
-// lostSource says what it means that the source broke off without an end mark.
-func lostSource(l *leg, err error) verdict {
-	when := ""
-	if !l.open.Load() {
-		// The pod may have read what the client had sent by then, so this is not
-		// AgentOffline, after which a client may try again elsewhere.
-		when = " before it answered"
-	}
-	if errors.Is(err, tunnel.ErrLost) {
-		return verdict{code: l.lost, text: "lost the way to the " + l.name() + when}
-	}
-	return verdict{code: stream.Canceled, text: l.name() + " broke off" + when}
-}
-
-// lostDestination is lostSource for the end that takes nothing any more.
-func (p *splice) lostDestination(l *leg, err error) verdict {
-	if l == &p.up {
-		return lostSource(&p.down, err)
-	}
-	return lostSource(&p.up, err)
-}
-
 // settle sets the fate of the stream. It is false if that was set before.
 func (p *splice) settle(v verdict) bool {
 	v.until = time.Now().Add(partingTime)
@@ -306,9 +280,11 @@ func (p *splice) finish() {
 	}
 }
 
-// abort cuts both directions, unless the stream has ended before.
+// abort cuts both directions, unless both have finished before. What cut them
+// first stays the reason.
 func (p *splice) abort(v verdict) {
-	if p.settle(v) {
+	p.settle(v)
+	if p.fate.Load().code != stream.OK {
 		p.tell(&p.up)
 		p.tell(&p.down)
 	}

@@ -3,7 +3,9 @@ package relay
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
@@ -176,6 +178,32 @@ func TestEveryEndArrivesAsWhatItIs(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Whoever is being told of a reset may hang up meanwhile: that is an echo, and not
+// how the stream ended.
+func TestTheEchoOfAResetIsNotItsCause(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, Config{})
+		client := r.connect(Identity{Role: RoleUser, Name: "alice"}, tunnel.Config{Window: 256 << 10})
+		node, tun := r.node("node-a")
+		r.report(tun, "shop/web=uid-1")
+		for n := range 20 {
+			p := r.forward(client, node)
+			for range 4 { // nearly what the client takes without reading
+				write(t, p.agent, data(strings.Repeat("x", 63<<10)))
+			}
+			synctest.Wait()
+			write(t, p.agent, data(strings.Repeat("x", 8<<10)), stream.AppendReset(nil, stream.PodReset, "it said so"))
+			synctest.Wait() // the relay tells it, as far as the client takes it
+			_ = p.client.Reset()
+			if code := r.verdict(n + 1); code != "pod-reset" {
+				t.Fatalf("stream %d: logged as %s", n, code)
+			}
+			_ = p.agent.Close()
+		}
+		r.quiet(client, node)
+	})
 }
 
 // sibling holds that a stream beside still works, and finishes it.
