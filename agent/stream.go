@@ -153,6 +153,6 @@ func (u *uplink) account(open *stream.Open, pod sandbox.Pod, stats forward.Stats
 	u.agent.cfg.Log.Info("stream",
 		"id", open.ID.String(), "user", open.User, "relay", u.relay, "addr", u.addr, "node", u.agent.cfg.Node,
 		"pod", name, "uid", open.UID, "port", open.Port,
-		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code, "reason", reason,
+		"bytes_up", stats.AtoB, "bytes_down", stats.BtoA, "code", code, "reason", reason, "trace", open.Trace.TraceID(),
 		"duration", time.Since(began).Round(time.Microsecond).String())
 }

@@ -153,6 +153,8 @@ func defaultPower() []string {
 		"ServiceAccount culvert-agent/culvert-agent automount=false",
 
 		"ClusterRole culvert-relay: create tokenreviews.authentication.k8s.io",
+		"ClusterRole culvert-overseer: list,delete relays/streams.culvert.dev",
+		"ClusterRole culvert-overseer: list nodes",
 		"ClusterRole culvert-forwarder: create pods/portforward",
 		"ClusterRole culvert-forwarder: get,list,watch pods,services",
 		"ClusterRole culvert-forwarder: get,list,watch daemonsets,deployments,replicasets,statefulsets.apps",
@@ -218,6 +220,8 @@ func changes() map[string]change {
 	}
 	authority := agentIs + `volume {"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"culvert-relay-ca"},"name":"relay-ca"}`
 	userRole := []string{
+		"ClusterRole culvert-overseer: list,delete relays/streams.culvert.dev",
+		"ClusterRole culvert-overseer: list nodes",
 		"ClusterRole culvert-forwarder: create pods/portforward",
 		"ClusterRole culvert-forwarder: get,list,watch pods,services",
 		"ClusterRole culvert-forwarder: get,list,watch daemonsets,deployments,replicasets,statefulsets.apps",
@@ -332,6 +336,8 @@ func everything() change {
 		"Namespace tunnel-agents enforce=privileged",
 		"ServiceAccount tunnels/tunnel automount=false",
 		"ClusterRole tunnel-relay: create tokenreviews.authentication.k8s.io",
+		"ClusterRole tunnel-overseer: list,delete relays/streams.culvert.dev",
+		"ClusterRole tunnel-overseer: list nodes",
 		"ClusterRole tunnel-forwarder: create pods/portforward",
 		"ClusterRole tunnel-forwarder: get,list,watch pods,services",
 		"ClusterRole tunnel-forwarder: get,list,watch daemonsets,deployments,replicasets,statefulsets.apps",

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/culvert-k8s/culvert/forward/client"
 	"github.com/culvert-k8s/culvert/forward/client/kube"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
@@ -71,6 +72,14 @@ type streamItem struct {
 	Started    *time.Time `json:"started"`
 	BytesUp    uint64     `json:"bytesUp"`
 	BytesDown  uint64     `json:"bytesDown"`
+	Door       string     `json:"door"`
+	TraceID    string     `json:"traceId"`
+	Own        bool       `json:"own"`
+	Relay      string     `json:"relay,omitempty"` // its id, where several are shown
+}
+
+func (s *streamItem) target() string {
+	return client.Target{Namespace: s.Namespace, Pod: s.Pod, Port: uint16(s.Port)}.String()
 }
 
 func streamOf(s *controlv1.StreamInfo) streamItem {
@@ -85,6 +94,9 @@ func streamOf(s *controlv1.StreamInfo) streamItem {
 		Started:    timeOf(s.GetStarted()),
 		BytesUp:    s.GetBytesUp(),
 		BytesDown:  s.GetBytesDown(),
+		Door:       s.GetDoor(),
+		TraceID:    s.GetTraceId(),
+		Own:        s.GetOwn(),
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
+
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 const rootLong = `Forward local ports to pods through a Culvert relay.
@@ -31,7 +33,9 @@ Then the relay and the credential come from flags or from the environment:
   CULVERT_RELAY_CA_PIN  --relay-ca-pin
   CULVERT_TOKEN_FILE    --token-file
 
-HTTPS_PROXY and NO_PROXY are honoured on the way to the relay.`
+HTTPS_PROXY and NO_PROXY are honoured on the way to the relay. Connections are
+part of the trace in TRACEPARENT (W3C Trace Context), if there is one: its id is
+in the logs of relay and agent.`
 
 func (a *app) rootCommand() *cobra.Command {
 	name := displayName(a.name)
@@ -59,6 +63,8 @@ func (a *app) rootCommand() *cobra.Command {
 		a.portForwardCommand(relay),
 		a.ncCommand(relay),
 		a.getCommand(relay),
+		a.streamsCommand(relay),
+		a.topCommand(relay),
 		a.doctorCommand(relay),
 		a.kubeconfigCommand(relay),
 		a.policyCommand(),
@@ -72,6 +78,10 @@ func (a *app) rootCommand() *cobra.Command {
 // access is the way to a relay that flags, environment and kubeconfig lead to.
 func (a *app) access(ctx context.Context, relay *relayFlags) (*access, error) {
 	way, err := relay.access(ctx, a)
+	if way != nil {
+		// What is no trace is none: a shell may have any variable.
+		way.client.Trace, _ = stream.ParseTrace(a.env("TRACEPARENT"))
+	}
 	a.voice.advice.Cluster = way != nil && way.cluster != nil
 	return way, err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // Relay is one way in.
@@ -60,6 +61,10 @@ type Config struct {
 
 	// Tunnel sets the limits of the session.
 	Tunnel tunnel.Config
+
+	// Trace is what the program does all this for: its streams are steps of it. Zero:
+	// each stream begins a trace of its own.
+	Trace stream.Trace
 
 	// Notify, if not nil, hears what happens to the session. It is called from
 	// Run only, one call at a time, and must not wait.

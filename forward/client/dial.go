@@ -49,7 +49,7 @@ func (c *Client) open(ctx context.Context, r Route, early []byte) (*routed, erro
 	}
 	wait, cancel := context.WithTimeout(ctx, c.cfg.WaitTimeout)
 	defer cancel()
-	o := t.open()
+	o := c.opening(t)
 	for {
 		l, err := c.current(wait)
 		if err != nil {
@@ -76,7 +76,7 @@ func (c *Client) open(ctx context.Context, r Route, early []byte) (*routed, erro
 
 // openOn opens a stream on a session of the caller's choice.
 func (c *Client) openOn(ctx context.Context, l *link, t Target) (*routed, error) {
-	conn, err := l.open(ctx, t.open(), nil)
+	conn, err := l.open(ctx, c.opening(t), nil)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", t, err)
 	}

@@ -3,9 +3,12 @@ package client
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/culvert-k8s/culvert/forward"
@@ -24,6 +27,8 @@ type fakeSession struct {
 	onOpen func(*stream.Open) (conn, error)
 	pods   func() ([]*controlv1.Pod, error)
 	about  *controlv1.AboutResponse
+
+	streams []string // ids; "deny" refuses to stop any
 }
 
 func newFakeSession() *fakeSession { return &fakeSession{done: make(chan struct{})} }
@@ -55,13 +60,27 @@ func (s *fakeSession) Close() error                      { s.cut(errors.New("clo
 // fakeControl answers ListPods and About.
 type fakeControl struct{ s *fakeSession }
 
-func (f fakeControl) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+func (f fakeControl) Invoke(_ context.Context, _ string, question, reply any, _ ...grpc.CallOption) error {
 	switch out := reply.(type) {
 	case *controlv1.AboutResponse:
 		if f.s.about == nil {
 			return errors.New("a relay that does not say who it is")
 		}
 		proto.Merge(out, f.s.about)
+	case *controlv1.ListStreamsResponse:
+		out.RelayId = f.s.about.GetRelayId()
+		for _, id := range f.s.streams {
+			out.Streams = append(out.GetStreams(), &controlv1.StreamInfo{Id: id})
+		}
+	case *controlv1.StopStreamResponse:
+		id := question.(*controlv1.StopStreamRequest).GetId() //nolint:forcetypeassert // what goes with it
+		switch {
+		case slices.Contains(f.s.streams, "deny"):
+			return status.Error(codes.PermissionDenied, "you may not")
+		case !slices.Contains(f.s.streams, id):
+			return status.Error(codes.NotFound, "no such stream")
+		}
+		out.Stream = &controlv1.StreamInfo{Id: id}
 	case *controlv1.ListPodsResponse:
 		pods, err := f.s.pods()
 		if err != nil {

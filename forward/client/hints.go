@@ -51,6 +51,8 @@ func (a Advice) Hint(code stream.Code, t Target) string {
 		return fmt.Sprintf("client and relay do not understand each other; compare: %s version", program)
 	case stream.PodReset:
 		return "the program in the pod broke the connection off; its logs may say why"
+	case stream.Stopped:
+		return "somebody who runs the relay ended this connection; ask them before you open it again"
 	case stream.GoingAway:
 		return "the relay or the agent is shutting down; the next connection takes another way"
 	case stream.Unreachable:

@@ -32,6 +32,14 @@ func (t Target) open() *stream.Open {
 	}
 }
 
+// opening is the request for a stream to t. It begins a step of the trace that the
+// program runs in, or a trace of its own.
+func (c *Client) opening(t Target) *stream.Open {
+	o := t.open()
+	o.Trace = c.cfg.Trace.Child()
+	return o
+}
+
 // ErrNeedsKubernetes is wrapped by the errors for targets that only
 // Kubernetes can resolve to a pod.
 var ErrNeedsKubernetes = errors.New("a standalone relay knows pods only")

@@ -149,7 +149,7 @@ func TestCheckIsBounded(t *testing.T) {
 // admin is the only overseer.
 type admin struct{}
 
-func (admin) Oversees(_ context.Context, who Identity) (bool, error) {
+func (admin) Oversees(_ context.Context, who Identity, _ Oversight) (bool, error) {
 	if who.Name == "nobody" {
 		return false, fmt.Errorf("ask /secret: %w", context.DeadlineExceeded)
 	}

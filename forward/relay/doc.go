@@ -117,11 +117,22 @@ type Forgetter interface {
 	Forget(t Target, wrong Place)
 }
 
-// Overseer decides whether a user is shown what others do. It is asked when a
-// client lists nodes or streams; who is no overseer sees streams of his own only,
-// and no nodes. A Config without one shows everybody everything.
+// Oversight is one thing that an overseer may do.
+type Oversight uint8
+
+// What there is to oversee.
+const (
+	SeeNodes    Oversight = 1 // list the nodes
+	SeeStreams  Oversight = 2 // list the streams of others
+	StopStreams Oversight = 3 // end the streams of others
+)
+
+// Overseer decides what a user may see and do of others. It is asked when a client
+// lists nodes or streams, or stops a stream that is not his; who may nothing of it
+// sees streams of his own only, may stop them, and sees no nodes. A Config without
+// one shows everybody everything, and lets holders of the client token stop it.
 type Overseer interface {
-	Oversees(ctx context.Context, who Identity) (bool, error)
+	Oversees(ctx context.Context, who Identity, what Oversight) (bool, error)
 }
 
 // Authorizer decides on each stream. A refusal is a *stream.Error.

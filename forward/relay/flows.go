@@ -16,6 +16,8 @@ import (
 type flow struct {
 	id      stream.ID
 	user    string
+	owner   string // user as whoever knows him spells it
+	trace   stream.Trace
 	groups  []string
 	from    string // the client's address
 	door    string // the way in
@@ -27,6 +29,7 @@ type flow struct {
 	via     atomic.Pointer[tunnel.Session]  // the agent's; nil until one was asked
 	opened  atomic.Bool                     // the pod has accepted
 
+	stopper  stopper
 	up, down stream.Scanner // of a stream that is copied as it is
 	live     forward.Live   // of one that is joined
 }

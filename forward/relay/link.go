@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -18,6 +19,8 @@ type Call struct {
 	Who    Identity
 	From   string // the caller's address, for the log line
 	Target Target
+	// Trace says to what the connection belongs. Zero: to nothing.
+	Trace stream.Trace
 	// Door names the way in: in the log line, and as a label of the metrics, so
 	// it is one of a few names.
 	Door string
@@ -39,7 +42,8 @@ type Link struct {
 // a running stream until it ends. ctx is for Dial alone.
 func (s *Server) Dial(ctx context.Context, c Call) (*Link, error) {
 	f := &flow{
-		id: stream.NewID(), user: c.Who.Name, groups: c.Who.Groups, from: c.From, door: c.Door, target: c.Target, started: time.Now(),
+		id: stream.NewID(), user: c.Who.Name, groups: c.Who.Groups, from: c.From,
+		owner: cmp.Or(c.Who.Exact, c.Who.Name), trace: c.Trace, door: c.Door, target: c.Target, started: time.Now(),
 	}
 	if err := s.begin(ctx, f); err != nil {
 		return nil, s.refuse(f, err)
@@ -130,6 +134,7 @@ func (l *Link) Join(ctx context.Context, client forward.Conn) error {
 	}
 	defer l.srv.end(l.flow)
 	ctx, cut := context.WithCancelCause(ctx)
+	l.flow.stopper.arm(cut)
 	pod := &podEnd{Conn: l.conn, link: l}
 	var watching sync.WaitGroup
 	watching.Go(func() { l.watch(ctx, cut, pod) })

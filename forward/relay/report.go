@@ -32,11 +32,14 @@ func (s *Server) report(f *flow, v verdict) {
 		s.metrics.policy(d.Verdict())
 	}
 	s.metrics.stream(v.code, f.door)
+	if v.code == stream.Stopped {
+		s.metrics.stopped.Inc()
+	}
 	s.cfg.Log.Info("stream",
 		"id", f.id.String(), "door", f.door, "user", f.user, "from", f.from, "node", at.Node,
 		"pod", f.target.Namespace+"/"+f.target.Pod, "uid", at.UID, "port", f.target.Port,
 		"bytes_up", up, "bytes_down", down,
-		"code", v.code.String(), "reason", v.text, "policy", f.verdict(),
+		"code", v.code.String(), "reason", v.text, "policy", f.verdict(), "trace", f.trace.TraceID(),
 		"duration", time.Since(f.started).Round(time.Microsecond).String())
 	s.audited(f, v)
 }
@@ -52,6 +55,9 @@ func (s *Server) audited(f *flow, v verdict) {
 	}
 	r := f.record(event)
 	r.Code, r.Reason = v.code.String(), v.text
+	if v.code == stream.Stopped {
+		r.StoppedBy = f.stopper.who()
+	}
 	r.Up, r.Down = f.bytes()
 	s.cfg.Audit.Write(r)
 }
@@ -60,7 +66,7 @@ func (s *Server) audited(f *flow, v verdict) {
 func (f *flow) record(event audit.Event) audit.Record {
 	at := f.place()
 	r := audit.Record{
-		Event: event, Stream: f.id.String(), Door: f.door, User: f.user, Groups: f.groups, From: f.from,
+		Event: event, Stream: f.id.String(), Trace: f.trace.TraceID(), Door: f.door, User: f.user, Groups: f.groups, From: f.from,
 		Namespace: f.target.Namespace, Pod: f.target.Pod, Port: f.target.Port, UID: at.UID, Node: at.Node,
 		Started: f.started,
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 	f := &flow{
 		id:      open.ID,
 		user:    who.Name,
+		owner:   cmp.Or(who.Exact, who.Name),
+		trace:   open.Trace,
 		groups:  who.Groups,
 		from:    p.sess.RemoteAddr().String(),
 		door:    doorTunnel,
@@ -39,6 +42,9 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		return
 	}
 	_ = client.SetDeadline(time.Time{})
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	f.stopper.arm(cut)
 	s.flows.add(f)
 	v := s.splice(ctx, w, end{client, p.sess}, agent)
 	s.flows.remove(f)
@@ -140,7 +146,7 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 	}
 	onward := &stream.Open{
 		Kind: stream.KindForward, ID: w.flow.id, UID: at.UID, Port: t.Port,
-		Namespace: t.Namespace, Pod: t.Pod, User: w.flow.user,
+		Namespace: t.Namespace, Pod: t.Pod, User: w.flow.user, Trace: w.flow.trace,
 	}
 	for _, t := range w.tunnels(ctx, at.Node) {
 		st, err := openOn(ctx, t.sess, onward, w.more != nil && w.more())

@@ -60,27 +60,28 @@ func (v *viewService) Watch(_ *controlv1.WatchRequest, call grpc.ServerStreaming
 	return nil
 }
 
-// oversees returns the caller and whether he is shown what others do.
-func (v *viewService) oversees(ctx context.Context) (p *peer, all bool, err error) {
+// oversees returns the caller and whether he may do something of what others do.
+func (v *viewService) oversees(ctx context.Context, what Oversight) (p *peer, may bool, err error) {
 	if p, err = caller(ctx); err != nil {
 		return nil, false, err
 	}
 	judge := v.srv.cfg.Oversee
 	if judge == nil {
-		return p, true, nil
+		// Who has the relay's own token may reach all there is.
+		return p, what != StopStreams || p.who().Cert == nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, v.srv.cfg.OpenTimeout)
 	defer cancel()
-	if all, err = judge.Oversees(ctx, p.who()); err != nil {
+	if may, err = judge.Oversees(ctx, p.who(), what); err != nil {
 		v.srv.noise.warn(ctx, "cannot tell what a user may see", "name", p.who().Name, "err", err)
 		return nil, false, statusOf(err)
 	}
-	return p, all, nil
+	return p, may, nil
 }
 
 // ListNodes returns the nodes with a tunnel; to who is no overseer, none.
 func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesRequest) (*controlv1.ListNodesResponse, error) {
-	_, all, err := v.oversees(ctx)
+	_, all, err := v.oversees(ctx, SeeNodes)
 	if err != nil || !all {
 		return &controlv1.ListNodesResponse{}, err
 	}
@@ -101,36 +102,11 @@ func (v *viewService) ListNodes(ctx context.Context, _ *controlv1.ListNodesReque
 // it happens to know to overseers only.
 func (v *viewService) ListPods(ctx context.Context, req *controlv1.ListPodsRequest) (*controlv1.ListPodsResponse, error) {
 	if !v.srv.byReport() {
-		if _, all, err := v.oversees(ctx); err != nil || !all {
+		if _, all, err := v.oversees(ctx, SeeNodes); err != nil || !all {
 			return &controlv1.ListPodsResponse{}, err
 		}
 	} else if _, err := caller(ctx); err != nil {
 		return nil, err
 	}
 	return &controlv1.ListPodsResponse{Pods: v.srv.nodes.listPods(req.GetNamespace())}, nil
-}
-
-// ListStreams returns the streams that run now, oldest first; to who is no overseer,
-// his own.
-func (v *viewService) ListStreams(ctx context.Context, _ *controlv1.ListStreamsRequest) (*controlv1.ListStreamsResponse, error) {
-	p, all, err := v.oversees(ctx)
-	if err != nil {
-		return nil, err
-	}
-	flows := v.srv.flows.list()
-	if !all {
-		me := p.who().Name
-		flows = slices.DeleteFunc(flows, func(f *flow) bool { return f.user != me })
-	}
-	slices.SortFunc(flows, func(a, b *flow) int { return a.started.Compare(b.started) })
-	out := make([]*controlv1.StreamInfo, 0, len(flows))
-	for _, f := range flows {
-		up, down := f.bytes()
-		out = append(out, &controlv1.StreamInfo{
-			Id: f.id.String(), User: f.user, ClientAddr: f.from, Node: f.place().Node,
-			Namespace: f.target.Namespace, Pod: f.target.Pod, Port: uint32(f.target.Port),
-			Started: timestamppb.New(f.started), BytesUp: uint64(up), BytesDown: uint64(down),
-		})
-	}
-	return &controlv1.ListStreamsResponse{Streams: out}, nil
 }

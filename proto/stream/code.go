@@ -33,6 +33,7 @@ const (
 	GoingAway       Code = 16
 	Unreachable     Code = 17
 	NameTaken       Code = 18
+	Stopped         Code = 19
 )
 
 // String returns the stable kebab-case name used in logs, metrics and JSON;
@@ -58,6 +59,7 @@ func (c Code) String() string {
 		GoingAway:       "going-away",
 		Unreachable:     "unreachable",
 		NameTaken:       "name-taken",
+		Stopped:         "stopped",
 	}
 	if int(c) < len(names) {
 		return names[c]
@@ -67,7 +69,7 @@ func (c Code) String() string {
 
 // Known tells whether c has a name here. A peer may send any number; who counts
 // by code must not count them all.
-func (c Code) Known() bool { return c <= NameTaken }
+func (c Code) Known() bool { return c <= Stopped }
 
 // Error is an error that crossed the wire or is about to. What survives the
 // crossing is the code and up to MaxText bytes of text; the chain of causes

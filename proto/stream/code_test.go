@@ -16,16 +16,16 @@ import (
 func TestCodesAreForEver(t *testing.T) {
 	names := []string{"ok", "not-listening", "pod-not-found", "wrong-node", "namespace-gone", "policy",
 		"unauthenticated", "forbidden", "agent-offline", "overloaded", "timeout", "internal", "unsupported",
-		"malformed", "pod-reset", "canceled", "going-away", "unreachable", "name-taken"}
+		"malformed", "pod-reset", "canceled", "going-away", "unreachable", "name-taken", "stopped"}
 	for n, name := range names {
 		if got := Code(n).String(); got != name {
 			t.Errorf("code %d is %q, want %q", n, got, name)
 		}
 	}
-	if NameTaken != 18 || len(names) != 19 {
-		t.Errorf("last code is %d, %d are tested", NameTaken, len(names))
+	if Stopped != 19 || len(names) != 20 {
+		t.Errorf("last code is %d, %d are tested", Stopped, len(names))
 	}
-	if got := Code(19).String(); got != "code-19" {
+	if got := Code(20).String(); got != "code-20" {
 		t.Errorf("unknown code is %q", got)
 	}
 	if got := Code(65535).String(); got != "code-65535" {

@@ -20,6 +20,7 @@ const (
 	tagPod       = 0x02
 	tagUID       = 0x03
 	tagUser      = 0x84
+	tagTrace     = 0x85
 
 	tagOptional = 0x80
 )
@@ -39,6 +40,7 @@ type Open struct {
 	UID       string // at most MaxUID bytes
 	Port      uint16 // 1 to 65535 for KindForward, 0 for the others
 	User      string // at most MaxUser bytes
+	Trace     Trace
 }
 
 // AppendOpen appends the wire form of o to b. It returns b unchanged and an
@@ -59,6 +61,7 @@ func AppendOpen(b []byte, o *Open) ([]byte, error) {
 	b = appendField(b, tagPod, o.Pod)
 	b = appendField(b, tagUID, o.UID)
 	b = appendField(b, tagUser, o.User)
+	b = appendField(b, tagTrace, o.Trace.String())
 	// The limits of the fields add up to less than MaxOpen.
 	binary.BigEndian.PutUint16(b[start+2:], uint16(len(b)-start-openHead))
 	return b, nil
@@ -151,6 +154,9 @@ func (o *Open) parse(b []byte) error {
 // set takes one field over. Limits are known by tag, so nothing is copied
 // before its length is checked.
 func (o *Open) set(tag byte, value []byte) error {
+	if tag == tagTrace {
+		return o.setTrace(value)
+	}
 	field, name, limit := o.field(tag)
 	if field == nil {
 		if tag&tagOptional != 0 {
@@ -165,6 +171,16 @@ func (o *Open) set(tag byte, value []byte) error {
 		return malformed("%s of %d bytes, at most %d are allowed", name, len(value), limit)
 	}
 	*field = string(value)
+	return nil
+}
+
+// setTrace takes a trace over, which has one form on the wire.
+func (o *Open) setTrace(value []byte) error {
+	t, ok := ParseTrace(string(value))
+	if !ok || len(value) != MaxTrace || t.String() != string(value) {
+		return malformed("trace of %d bytes that is none of version 00", len(value))
+	}
+	o.Trace = t
 	return nil
 }
 

@@ -15,7 +15,7 @@ func TestProtocolPageIsTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(b)
-	for c := OK; c <= NameTaken; c++ {
+	for c := OK; c <= Stopped; c++ {
 		if row := fmt.Sprintf("\n| %d | %s |", c, c); !strings.Contains(page, row) {
 			t.Errorf("no row of the table of codes begins with %q", strings.TrimSpace(row))
 		}

@@ -141,10 +141,14 @@ func TestOpenVectors(t *testing.T) {
 			Version, Kind                 uint8
 			ID, Namespace, Pod, UID, User string
 			Port                          uint16
+			Trace                         string
 		}
 		decodeValue(tb, raw, &v)
 		o := &Open{Version: v.Version, Kind: Kind(v.Kind), Namespace: v.Namespace, Pod: v.Pod,
 			UID: v.UID, Port: v.Port, User: v.User}
+		if v.Trace != "" {
+			o.Trace, _ = ParseTrace(v.Trace)
+		}
 		if _, err := hex.Decode(o.ID[:], []byte(v.ID)); err != nil {
 			tb.Fatal(err)
 		}

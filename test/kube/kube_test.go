@@ -133,15 +133,18 @@ func access(t *testing.T, f *fixture) {
 	if _, err := k.Locate(t.Context(), who, web()); stream.CodeOf(err) != stream.Forbidden || !strings.Contains(stream.TextOf(err), `cannot get resource "pods"`) {
 		t.Errorf("%v", err)
 	}
-	if ok, err := k.Oversees(t.Context(), who); ok || err != nil {
-		t.Errorf("a developer sees everything: %v, %v", ok, err)
-	}
-	if ok, err := k.Oversees(t.Context(), mustClient(t, k, f.overseer(t))); !ok || err != nil {
-		t.Errorf("an overseer does not: %v, %v", ok, err)
+	overseer := mustClient(t, k, f.overseer(t))
+	for what, may := range map[relay.Oversight]bool{relay.SeeNodes: true, relay.SeeStreams: true, relay.StopStreams: false} {
+		if ok, err := k.Oversees(t.Context(), who, what); ok || err != nil {
+			t.Errorf("a developer oversees %d: %v, %v", what, ok, err)
+		}
+		if ok, err := k.Oversees(t.Context(), overseer, what); ok != may || err != nil {
+			t.Errorf("an overseer of %d: %v, %v", what, ok, err)
+		}
 	}
 }
 
-// overseer returns a token of somebody who may list nodes.
+// overseer returns a token of somebody who may list nodes and streams.
 func (f *fixture) overseer(t *testing.T) string {
 	t.Helper()
 	f.apply(`
@@ -158,7 +161,7 @@ subjects: [{kind: ServiceAccount, name: overseer, namespace: dev}]
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: list-nodes}
-rules: [{apiGroups: [""], resources: [nodes], verbs: [list]}]
+rules: [{apiGroups: [""], resources: [nodes], verbs: [list]}, {apiGroups: [culvert.dev], resources: [relays/streams], verbs: [list]}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

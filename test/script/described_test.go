@@ -10,6 +10,24 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// remember is: remember NAME REGEXP. $NAME becomes what the first group matches in
+// the output of the last command.
+func (s *script) remember(ts *testscript.TestScript, args []string) error {
+	if len(args) != 2 {
+		return errUsage(args)
+	}
+	re, err := regexp.Compile("(?m)" + args[1])
+	if err != nil {
+		return err
+	}
+	found := re.FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(found) != 2 {
+		return fmt.Errorf("no %s with one group in the output", args[1])
+	}
+	ts.Setenv(args[0], found[1])
+	return nil
+}
+
 // described is: described relay|NODE. What the program answers to /metrics is what
 // docs/metrics.md says, and the other way round.
 func (s *script) described(_ *testscript.TestScript, args []string) error {

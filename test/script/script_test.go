@@ -81,6 +81,7 @@ func params() testscript.Params {
 			"stop":       command((*script).stop),
 			"start":      command((*script).start),
 			"metric":     command((*script).metric),
+			"remember":   command((*script).remember),
 			"described":  command((*script).described),
 			"usage":      command((*script).usage),
 			"goroutines": command((*script).goroutines),
@@ -242,7 +243,7 @@ func environment(ts *testscript.TestScript) []string {
 	env := []string{"HOME=" + ts.Getenv("WORK")}
 	for _, name := range []string{
 		"CULVERT_RELAY", "CULVERT_RELAY_CA", "CULVERT_RELAY_CA_PIN", "CULVERT_TOKEN_FILE",
-		"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+		"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "TRACEPARENT",
 	} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}

@@ -71,14 +71,28 @@ func denied(user string, t relay.Target, reason string) error {
 	return &stream.Error{Code: stream.Forbidden, Text: text}
 }
 
-// Oversees tells whether the caller may see what others do: who may list nodes.
-func (k *Kube) Oversees(ctx context.Context, who relay.Identity) (bool, error) {
+// Group is the API group in which rights about the relay itself are. There are no
+// objects in it: roles name them, and the relay asks.
+const Group = "culvert.dev"
+
+// Oversees tells whether the caller may see or end what others do: to list nodes is
+// a right of the cluster, to list and to delete relays/streams are those of Group.
+func (k *Kube) Oversees(ctx context.Context, who relay.Identity, what relay.Oversight) (bool, error) {
 	c, err := caller(who)
 	if err != nil {
 		return false, err
 	}
-	got, err := k.ask(ctx, c, right{who: c.key, name: who.Name, verb: "list", what: "nodes"},
-		&authorizationv1.ResourceAttributes{Verb: "list", Version: "v1", Resource: "nodes"})
+	asked := &authorizationv1.ResourceAttributes{Verb: "list", Version: "v1", Resource: "nodes"}
+	switch what {
+	case relay.SeeNodes:
+	case relay.SeeStreams:
+		asked = &authorizationv1.ResourceAttributes{Verb: "list", Group: Group, Version: "v1", Resource: "relays", Subresource: "streams"}
+	case relay.StopStreams:
+		asked = &authorizationv1.ResourceAttributes{Verb: "delete", Group: Group, Version: "v1", Resource: "relays", Subresource: "streams"}
+	default:
+		return false, nil
+	}
+	got, err := k.ask(ctx, c, right{who: c.key, name: who.Name, verb: asked.Verb, what: asked.Resource + "/" + asked.Subresource}, asked)
 	return err == nil && got.allowed, err
 }
 

@@ -32,14 +32,24 @@ func TestAuthorizeAsksForTheRightThing(t *testing.T) {
 	if stream.CodeOf(err) != stream.Forbidden || stream.TextOf(err) != want {
 		t.Errorf("%v", err)
 	}
-	if ok, err := k.Oversees(t.Context(), user("tok")); !ok || err != nil {
-		t.Errorf("%v, %v", ok, err)
+	for what, want := range map[relay.Oversight]bool{relay.SeeNodes: true, 9: false} {
+		if ok, err := k.Oversees(t.Context(), user("tok"), what); ok != want || err != nil {
+			t.Errorf("%v, %v", ok, err)
+		}
+	}
+	for _, what := range []relay.Oversight{relay.SeeStreams, relay.StopStreams} {
+		if ok, err := k.Oversees(t.Context(), user("tok"), what); ok || err != nil {
+			t.Errorf("%v, %v", ok, err)
+		}
 	}
 	pods := authorizationv1.ResourceAttributes{Verb: "create", Version: "v1", Resource: "pods", Subresource: "portforward", Namespace: "ns", Name: "web"}
 	other := pods
 	other.Name = "db"
 	nodes := authorizationv1.ResourceAttributes{Verb: "list", Version: "v1", Resource: "nodes"}
-	if !reflect.DeepEqual(got, []*authorizationv1.ResourceAttributes{&pods, &other, &nodes}) {
+	see := authorizationv1.ResourceAttributes{Verb: "list", Group: "culvert.dev", Version: "v1", Resource: "relays", Subresource: "streams"}
+	stop := see
+	stop.Verb = "delete"
+	if !reflect.DeepEqual(got, []*authorizationv1.ResourceAttributes{&pods, &other, &nodes, &see, &stop}) {
 		t.Errorf("asked %v", got)
 	}
 }

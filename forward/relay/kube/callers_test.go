@@ -77,7 +77,7 @@ func TestNobody(t *testing.T) {
 	_, err1 := k.Known(t.Context(), who)
 	err2 := k.Authorize(t.Context(), who, web())
 	_, err3 := k.Locate(t.Context(), who, web())
-	_, err4 := k.Oversees(t.Context(), who)
+	_, err4 := k.Oversees(t.Context(), who, relay.SeeNodes)
 	for i, err := range []error{err1, err2, err3, err4} {
 		if stream.CodeOf(err) != stream.Unauthenticated {
 			t.Errorf("%d: %v", i, err)

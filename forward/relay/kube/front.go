@@ -187,7 +187,7 @@ func (f *front) forward(w http.ResponseWriter, r *http.Request, who relay.Identi
 		return
 	}
 	defer end()
-	s := f.newSession(ctx, r.RemoteAddr, known, target)
+	s := f.newSession(ctx, r, known, target)
 	defer s.wait()
 	defer cancel()
 	f.portforward(w, r.WithContext(ctx), s, ports)

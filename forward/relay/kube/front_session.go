@@ -2,11 +2,13 @@ package kube
 
 import (
 	"context"
+	"net/http"
 	"sync"
 
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/relay"
 	"github.com/culvert-k8s/culvert/forward/relay/kubectl"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // session is one port-forward request that was let in.
@@ -15,6 +17,7 @@ type session struct {
 	from   string
 	who    relay.Identity
 	target relay.Target // without a port
+	trace  stream.Trace
 
 	over    chan struct{}
 	why     error // set before over is closed
@@ -26,8 +29,9 @@ type session struct {
 }
 
 // newSession makes a session and looks after it until ctx ends; then wait returns.
-func (f *front) newSession(ctx context.Context, from string, who relay.Identity, target relay.Target) *session {
-	s := &session{front: f, from: from, who: who, target: target, over: make(chan struct{})}
+func (f *front) newSession(ctx context.Context, r *http.Request, who relay.Identity, target relay.Target) *session {
+	s := &session{front: f, from: r.RemoteAddr, who: who, target: target, over: make(chan struct{})}
+	s.trace, _ = stream.ParseTrace(r.Header.Get("Traceparent"))
 	gone, why := f.kube.Watch(ctx, who, target)
 	s.watcher.Go(func() { s.watch(ctx, gone, why) })
 	return s
@@ -74,7 +78,7 @@ func (s *session) Dial(ctx context.Context, port uint16, door string) (kubectl.C
 	target := s.target
 	target.Port = port
 	s.enter()
-	c, err := s.front.dial(ctx, relay.Call{Who: s.who, From: s.from, Target: target, Door: door})
+	c, err := s.front.dial(ctx, relay.Call{Who: s.who, From: s.from, Target: target, Trace: s.trace, Door: door})
 	if err != nil {
 		s.leave()
 		return nil, err

@@ -1555,7 +1555,13 @@ func (x *NodeInfo) GetCapabilities() []string {
 }
 
 type ListStreamsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is not empty must be that of the stream.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	User      string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	// At most so many, the oldest. 0 means 20,000, which is the most there is.
+	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1590,9 +1596,42 @@ func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
 	return file_control_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
+func (x *ListStreamsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListStreamsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *ListStreamsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ListStreamsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type ListStreamsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Streams       []*StreamInfo          `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Streams []*StreamInfo          `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	RelayId string                 `protobuf:"bytes,2,opt,name=relay_id,json=relayId,proto3" json:"relay_id,omitempty"`
+	// Streams of others are among them.
+	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// How many more there are than the limit lets through.
+	LeftOut       uint32 `protobuf:"varint,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1634,6 +1673,118 @@ func (x *ListStreamsResponse) GetStreams() []*StreamInfo {
 	return nil
 }
 
+func (x *ListStreamsResponse) GetRelayId() string {
+	if x != nil {
+		return x.RelayId
+	}
+	return ""
+}
+
+func (x *ListStreamsResponse) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ListStreamsResponse) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+type StopStreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of a stream, or its first digits, 8 or more, if there is one stream
+	// only that has them.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopStreamRequest) Reset() {
+	*x = StopStreamRequest{}
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopStreamRequest) ProtoMessage() {}
+
+func (x *StopStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopStreamRequest.ProtoReflect.Descriptor instead.
+func (*StopStreamRequest) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StopStreamRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type StopStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was then.
+	Stream        *StreamInfo `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopStreamResponse) Reset() {
+	*x = StopStreamResponse{}
+	mi := &file_control_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopStreamResponse) ProtoMessage() {}
+
+func (x *StopStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopStreamResponse.ProtoReflect.Descriptor instead.
+func (*StopStreamResponse) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StopStreamResponse) GetStream() *StreamInfo {
+	if x != nil {
+		return x.Stream
+	}
+	return nil
+}
+
 type StreamInfo struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1645,15 +1796,21 @@ type StreamInfo struct {
 	Port       uint32                 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
 	Started    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started,proto3" json:"started,omitempty"`
 	// Payload bytes from client to pod, and back.
-	BytesUp       uint64 `protobuf:"varint,9,opt,name=bytes_up,json=bytesUp,proto3" json:"bytes_up,omitempty"`
-	BytesDown     uint64 `protobuf:"varint,10,opt,name=bytes_down,json=bytesDown,proto3" json:"bytes_down,omitempty"`
+	BytesUp   uint64 `protobuf:"varint,9,opt,name=bytes_up,json=bytesUp,proto3" json:"bytes_up,omitempty"`
+	BytesDown uint64 `protobuf:"varint,10,opt,name=bytes_down,json=bytesDown,proto3" json:"bytes_down,omitempty"`
+	// The way in, as in the relay's log.
+	Door string `protobuf:"bytes,11,opt,name=door,proto3" json:"door,omitempty"`
+	// Of the trace that it belongs to: 32 hexadecimal digits.
+	TraceId string `protobuf:"bytes,12,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// It is the caller's.
+	Own           bool `protobuf:"varint,13,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamInfo) Reset() {
 	*x = StreamInfo{}
-	mi := &file_control_v1_control_proto_msgTypes[25]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1822,7 @@ func (x *StreamInfo) String() string {
 func (*StreamInfo) ProtoMessage() {}
 
 func (x *StreamInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[25]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1835,7 @@ func (x *StreamInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamInfo.ProtoReflect.Descriptor instead.
 func (*StreamInfo) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StreamInfo) GetId() string {
@@ -1751,6 +1908,27 @@ func (x *StreamInfo) GetBytesDown() uint64 {
 	return 0
 }
 
+func (x *StreamInfo) GetDoor() string {
+	if x != nil {
+		return x.Door
+	}
+	return ""
+}
+
+func (x *StreamInfo) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *StreamInfo) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
 type CheckRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1763,7 +1941,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_control_v1_control_proto_msgTypes[26]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1953,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[26]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1966,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CheckRequest) GetNamespace() string {
@@ -1826,7 +2004,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_control_v1_control_proto_msgTypes[27]
+	mi := &file_control_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2016,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[27]
+	mi := &file_control_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2029,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckResponse) GetSteps() []*CheckStep {
@@ -1896,7 +2074,7 @@ type CheckStep struct {
 
 func (x *CheckStep) Reset() {
 	*x = CheckStep{}
-	mi := &file_control_v1_control_proto_msgTypes[28]
+	mi := &file_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2086,7 @@ func (x *CheckStep) String() string {
 func (*CheckStep) ProtoMessage() {}
 
 func (x *CheckStep) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[28]
+	mi := &file_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2099,7 @@ func (x *CheckStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStep.ProtoReflect.Descriptor instead.
 func (*CheckStep) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckStep) GetName() string {
@@ -2052,10 +2230,21 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"going_away\x18\a \x01(\bR\tgoingAway\x12\x12\n" +
 	"\x04pods\x18\b \x01(\rR\x04pods\x12\"\n" +
-	"\fcapabilities\x18\t \x03(\tR\fcapabilities\"\x14\n" +
-	"\x12ListStreamsRequest\"O\n" +
+	"\fcapabilities\x18\t \x03(\tR\fcapabilities\"n\n" +
+	"\x12ListStreamsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"\x97\x01\n" +
 	"\x13ListStreamsResponse\x128\n" +
-	"\astreams\x18\x01 \x03(\v2\x1e.culvert.control.v1.StreamInfoR\astreams\"\x99\x02\n" +
+	"\astreams\x18\x01 \x03(\v2\x1e.culvert.control.v1.StreamInfoR\astreams\x12\x19\n" +
+	"\brelay_id\x18\x02 \x01(\tR\arelayId\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x19\n" +
+	"\bleft_out\x18\x04 \x01(\rR\aleftOut\"#\n" +
+	"\x11StopStreamRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"L\n" +
+	"\x12StopStreamResponse\x126\n" +
+	"\x06stream\x18\x01 \x01(\v2\x1e.culvert.control.v1.StreamInfoR\x06stream\"\xda\x02\n" +
 	"\n" +
 	"StreamInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -2070,7 +2259,10 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\bbytes_up\x18\t \x01(\x04R\abytesUp\x12\x1d\n" +
 	"\n" +
 	"bytes_down\x18\n" +
-	" \x01(\x04R\tbytesDown\"R\n" +
+	" \x01(\x04R\tbytesDown\x12\x12\n" +
+	"\x04door\x18\v \x01(\tR\x04door\x12\x19\n" +
+	"\btrace_id\x18\f \x01(\tR\atraceId\x12\x10\n" +
+	"\x03own\x18\r \x01(\bR\x03own\"R\n" +
 	"\fCheckRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x12\n" +
@@ -2090,12 +2282,14 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x06Attend\x12!.culvert.control.v1.AttendRequest\x1a\".culvert.control.v1.AttendResponse(\x010\x012\xb4\x01\n" +
 	"\x04Node\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12U\n" +
-	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\x83\x04\n" +
+	"\bDescribe\x12#.culvert.control.v1.DescribeRequest\x1a$.culvert.control.v1.DescribeResponse2\xe0\x04\n" +
 	"\x04View\x12L\n" +
 	"\x05About\x12 .culvert.control.v1.AboutRequest\x1a!.culvert.control.v1.AboutResponse\x12X\n" +
 	"\tListNodes\x12$.culvert.control.v1.ListNodesRequest\x1a%.culvert.control.v1.ListNodesResponse\x12U\n" +
 	"\bListPods\x12#.culvert.control.v1.ListPodsRequest\x1a$.culvert.control.v1.ListPodsResponse\x12^\n" +
-	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponse\x12N\n" +
+	"\vListStreams\x12&.culvert.control.v1.ListStreamsRequest\x1a'.culvert.control.v1.ListStreamsResponse\x12[\n" +
+	"\n" +
+	"StopStream\x12%.culvert.control.v1.StopStreamRequest\x1a&.culvert.control.v1.StopStreamResponse\x12N\n" +
 	"\x05Watch\x12 .culvert.control.v1.WatchRequest\x1a!.culvert.control.v1.WatchResponse0\x01\x12L\n" +
 	"\x05Check\x12 .culvert.control.v1.CheckRequest\x1a!.culvert.control.v1.CheckResponseB;Z9github.com/culvert-k8s/culvert/proto/control/v1;controlv1b\x06proto3"
 
@@ -2111,7 +2305,7 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_control_v1_control_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: culvert.control.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: culvert.control.v1.JoinResponse
@@ -2138,65 +2332,70 @@ var file_control_v1_control_proto_goTypes = []any{
 	(*NodeInfo)(nil),              // 22: culvert.control.v1.NodeInfo
 	(*ListStreamsRequest)(nil),    // 23: culvert.control.v1.ListStreamsRequest
 	(*ListStreamsResponse)(nil),   // 24: culvert.control.v1.ListStreamsResponse
-	(*StreamInfo)(nil),            // 25: culvert.control.v1.StreamInfo
-	(*CheckRequest)(nil),          // 26: culvert.control.v1.CheckRequest
-	(*CheckResponse)(nil),         // 27: culvert.control.v1.CheckResponse
-	(*CheckStep)(nil),             // 28: culvert.control.v1.CheckStep
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*StopStreamRequest)(nil),     // 25: culvert.control.v1.StopStreamRequest
+	(*StopStreamResponse)(nil),    // 26: culvert.control.v1.StopStreamResponse
+	(*StreamInfo)(nil),            // 27: culvert.control.v1.StreamInfo
+	(*CheckRequest)(nil),          // 28: culvert.control.v1.CheckRequest
+	(*CheckResponse)(nil),         // 29: culvert.control.v1.CheckResponse
+	(*CheckStep)(nil),             // 30: culvert.control.v1.CheckStep
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	29, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
-	29, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
+	31, // 0: culvert.control.v1.JoinResponse.renew_at:type_name -> google.protobuf.Timestamp
+	31, // 1: culvert.control.v1.RenewResponse.renew_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: culvert.control.v1.AttendRequest.register:type_name -> culvert.control.v1.Register
 	9,  // 3: culvert.control.v1.AttendRequest.pods:type_name -> culvert.control.v1.PodChanges
 	10, // 4: culvert.control.v1.AttendRequest.going_away:type_name -> culvert.control.v1.GoingAway
 	7,  // 5: culvert.control.v1.AttendResponse.registered:type_name -> culvert.control.v1.Registered
 	10, // 6: culvert.control.v1.AttendResponse.going_away:type_name -> culvert.control.v1.GoingAway
 	8,  // 7: culvert.control.v1.AttendResponse.peers:type_name -> culvert.control.v1.Peers
-	29, // 8: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
-	30, // 9: culvert.control.v1.Peers.pace:type_name -> google.protobuf.Duration
+	31, // 8: culvert.control.v1.Register.started:type_name -> google.protobuf.Timestamp
+	32, // 9: culvert.control.v1.Peers.pace:type_name -> google.protobuf.Duration
 	11, // 10: culvert.control.v1.PodChanges.upsert:type_name -> culvert.control.v1.Pod
-	30, // 11: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
-	30, // 12: culvert.control.v1.GoingAway.spread:type_name -> google.protobuf.Duration
-	29, // 13: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	32, // 11: culvert.control.v1.GoingAway.grace:type_name -> google.protobuf.Duration
+	32, // 12: culvert.control.v1.GoingAway.spread:type_name -> google.protobuf.Duration
+	31, // 13: culvert.control.v1.Pod.created:type_name -> google.protobuf.Timestamp
 	11, // 14: culvert.control.v1.ListPodsResponse.pods:type_name -> culvert.control.v1.Pod
 	11, // 15: culvert.control.v1.DescribeResponse.pod:type_name -> culvert.control.v1.Pod
-	29, // 16: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
+	31, // 16: culvert.control.v1.AboutResponse.started:type_name -> google.protobuf.Timestamp
 	17, // 17: culvert.control.v1.WatchResponse.about:type_name -> culvert.control.v1.AboutResponse
 	10, // 18: culvert.control.v1.WatchResponse.going_away:type_name -> culvert.control.v1.GoingAway
 	22, // 19: culvert.control.v1.ListNodesResponse.nodes:type_name -> culvert.control.v1.NodeInfo
-	29, // 20: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
-	25, // 21: culvert.control.v1.ListStreamsResponse.streams:type_name -> culvert.control.v1.StreamInfo
-	29, // 22: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
-	28, // 23: culvert.control.v1.CheckResponse.steps:type_name -> culvert.control.v1.CheckStep
-	0,  // 24: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
-	2,  // 25: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
-	4,  // 26: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
-	12, // 27: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	14, // 28: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
-	16, // 29: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
-	20, // 30: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
-	12, // 31: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
-	23, // 32: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
-	18, // 33: culvert.control.v1.View.Watch:input_type -> culvert.control.v1.WatchRequest
-	26, // 34: culvert.control.v1.View.Check:input_type -> culvert.control.v1.CheckRequest
-	1,  // 35: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
-	3,  // 36: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
-	5,  // 37: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
-	13, // 38: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	15, // 39: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
-	17, // 40: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
-	21, // 41: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
-	13, // 42: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
-	24, // 43: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
-	19, // 44: culvert.control.v1.View.Watch:output_type -> culvert.control.v1.WatchResponse
-	27, // 45: culvert.control.v1.View.Check:output_type -> culvert.control.v1.CheckResponse
-	35, // [35:46] is the sub-list for method output_type
-	24, // [24:35] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	31, // 20: culvert.control.v1.NodeInfo.connected:type_name -> google.protobuf.Timestamp
+	27, // 21: culvert.control.v1.ListStreamsResponse.streams:type_name -> culvert.control.v1.StreamInfo
+	27, // 22: culvert.control.v1.StopStreamResponse.stream:type_name -> culvert.control.v1.StreamInfo
+	31, // 23: culvert.control.v1.StreamInfo.started:type_name -> google.protobuf.Timestamp
+	30, // 24: culvert.control.v1.CheckResponse.steps:type_name -> culvert.control.v1.CheckStep
+	0,  // 25: culvert.control.v1.Registry.Join:input_type -> culvert.control.v1.JoinRequest
+	2,  // 26: culvert.control.v1.Registry.Renew:input_type -> culvert.control.v1.RenewRequest
+	4,  // 27: culvert.control.v1.Registry.Attend:input_type -> culvert.control.v1.AttendRequest
+	12, // 28: culvert.control.v1.Node.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	14, // 29: culvert.control.v1.Node.Describe:input_type -> culvert.control.v1.DescribeRequest
+	16, // 30: culvert.control.v1.View.About:input_type -> culvert.control.v1.AboutRequest
+	20, // 31: culvert.control.v1.View.ListNodes:input_type -> culvert.control.v1.ListNodesRequest
+	12, // 32: culvert.control.v1.View.ListPods:input_type -> culvert.control.v1.ListPodsRequest
+	23, // 33: culvert.control.v1.View.ListStreams:input_type -> culvert.control.v1.ListStreamsRequest
+	25, // 34: culvert.control.v1.View.StopStream:input_type -> culvert.control.v1.StopStreamRequest
+	18, // 35: culvert.control.v1.View.Watch:input_type -> culvert.control.v1.WatchRequest
+	28, // 36: culvert.control.v1.View.Check:input_type -> culvert.control.v1.CheckRequest
+	1,  // 37: culvert.control.v1.Registry.Join:output_type -> culvert.control.v1.JoinResponse
+	3,  // 38: culvert.control.v1.Registry.Renew:output_type -> culvert.control.v1.RenewResponse
+	5,  // 39: culvert.control.v1.Registry.Attend:output_type -> culvert.control.v1.AttendResponse
+	13, // 40: culvert.control.v1.Node.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	15, // 41: culvert.control.v1.Node.Describe:output_type -> culvert.control.v1.DescribeResponse
+	17, // 42: culvert.control.v1.View.About:output_type -> culvert.control.v1.AboutResponse
+	21, // 43: culvert.control.v1.View.ListNodes:output_type -> culvert.control.v1.ListNodesResponse
+	13, // 44: culvert.control.v1.View.ListPods:output_type -> culvert.control.v1.ListPodsResponse
+	24, // 45: culvert.control.v1.View.ListStreams:output_type -> culvert.control.v1.ListStreamsResponse
+	26, // 46: culvert.control.v1.View.StopStream:output_type -> culvert.control.v1.StopStreamResponse
+	19, // 47: culvert.control.v1.View.Watch:output_type -> culvert.control.v1.WatchResponse
+	29, // 48: culvert.control.v1.View.Check:output_type -> culvert.control.v1.CheckResponse
+	37, // [37:49] is the sub-list for method output_type
+	25, // [25:37] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -2224,7 +2423,7 @@ func file_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

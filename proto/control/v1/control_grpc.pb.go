@@ -371,6 +371,7 @@ const (
 	View_ListNodes_FullMethodName   = "/culvert.control.v1.View/ListNodes"
 	View_ListPods_FullMethodName    = "/culvert.control.v1.View/ListPods"
 	View_ListStreams_FullMethodName = "/culvert.control.v1.View/ListStreams"
+	View_StopStream_FullMethodName  = "/culvert.control.v1.View/StopStream"
 	View_Watch_FullMethodName       = "/culvert.control.v1.View/Watch"
 	View_Check_FullMethodName       = "/culvert.control.v1.View/Check"
 )
@@ -387,8 +388,11 @@ type ViewClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	// ListPods returns the pods the agents reported.
 	ListPods(ctx context.Context, in *ListPodsRequest, opts ...grpc.CallOption) (*ListPodsResponse, error)
-	// ListStreams returns the forwarded streams that are open now.
+	// ListStreams returns the forwarded streams that are open now at this relay:
+	// the caller's own, or all to whoever may see them.
 	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
+	// StopStream ends one stream: one of the caller's own, or any if he may.
+	StopStream(ctx context.Context, in *StopStreamRequest, opts ...grpc.CallOption) (*StopStreamResponse, error)
 	// Watch tells what the client should know of the relay, now and as it changes,
 	// until the session ends.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
@@ -445,6 +449,16 @@ func (c *viewClient) ListStreams(ctx context.Context, in *ListStreamsRequest, op
 	return out, nil
 }
 
+func (c *viewClient) StopStream(ctx context.Context, in *StopStreamRequest, opts ...grpc.CallOption) (*StopStreamResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StopStreamResponse)
+	err := c.cc.Invoke(ctx, View_StopStream_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *viewClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &View_ServiceDesc.Streams[0], View_Watch_FullMethodName, cOpts...)
@@ -486,8 +500,11 @@ type ViewServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	// ListPods returns the pods the agents reported.
 	ListPods(context.Context, *ListPodsRequest) (*ListPodsResponse, error)
-	// ListStreams returns the forwarded streams that are open now.
+	// ListStreams returns the forwarded streams that are open now at this relay:
+	// the caller's own, or all to whoever may see them.
 	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
+	// StopStream ends one stream: one of the caller's own, or any if he may.
+	StopStream(context.Context, *StopStreamRequest) (*StopStreamResponse, error)
 	// Watch tells what the client should know of the relay, now and as it changes,
 	// until the session ends.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
@@ -515,6 +532,9 @@ func (UnimplementedViewServer) ListPods(context.Context, *ListPodsRequest) (*Lis
 }
 func (UnimplementedViewServer) ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListStreams not implemented")
+}
+func (UnimplementedViewServer) StopStream(context.Context, *StopStreamRequest) (*StopStreamResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopStream not implemented")
 }
 func (UnimplementedViewServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -615,6 +635,24 @@ func _View_ListStreams_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _View_StopStream_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopStreamRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ViewServer).StopStream(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: View_StopStream_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ViewServer).StopStream(ctx, req.(*StopStreamRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _View_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -666,6 +704,10 @@ var View_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListStreams",
 			Handler:    _View_ListStreams_Handler,
+		},
+		{
+			MethodName: "StopStream",
+			Handler:    _View_StopStream_Handler,
 		},
 		{
 			MethodName: "Check",
