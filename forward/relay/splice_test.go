@@ -190,11 +190,12 @@ func TestTheEchoOfAResetIsNotItsCause(t *testing.T) {
 		r.report(tun, "shop/web=uid-1")
 		for n := range 20 {
 			p := r.forward(client, node)
-			for range 4 { // nearly what the client takes without reading
-				write(t, p.agent, data(strings.Repeat("x", 63<<10)))
+			for _, size := range []int{63 << 10, 63 << 10, 63 << 10, 63 << 10, 3 << 10} { // nearly what the client takes without reading
+				write(t, p.agent, data(strings.Repeat("x", size)))
 			}
 			synctest.Wait()
-			write(t, p.agent, data(strings.Repeat("x", 8<<10)), stream.AppendReset(nil, stream.PodReset, "it said so"))
+			// In one piece, which the relay reads as one: too much for the client.
+			write(t, p.agent, stream.AppendReset(data(strings.Repeat("x", 1<<10)), stream.PodReset, "it said so"))
 			synctest.Wait() // the relay tells it, as far as the client takes it
 			_ = p.client.Reset()
 			if code := r.verdict(n + 1); code != "pod-reset" {

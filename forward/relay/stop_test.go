@@ -100,6 +100,38 @@ func TestStopTellsWhatIsWrong(t *testing.T) {
 	sibling(t, one)
 }
 
+// A client that gives its streams one id keeps nobody from stopping them.
+func TestStopStreamsOfOneID(t *testing.T) {
+	r := newRig(t, Config{Oversee: admin{}})
+	r.control()
+	node, tun := r.node("node-a")
+	r.report(tun, "shop/web=uid-1")
+	alice, id := r.client(), stream.NewID()
+	var ends []*tunnel.Stream
+	for range 2 {
+		c := alice.open(&stream.Open{Kind: stream.KindForward, ID: id, Namespace: "shop", Pod: "web", Port: 80})
+		a, _ := node.accept()
+		answer(t, a, stream.OK, "")
+		if _, err := stream.ReadReply(c); err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, c, a)
+	}
+	v := r.viewOf("admin")
+	if _, err := v.StopStream(within(t), &controlv1.StopStreamRequest{Id: id.String()[:31]}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("by a part of it: %v", err)
+	}
+	if _, err := v.StopStream(within(t), &controlv1.StopStreamRequest{Id: id.String()}); err != nil {
+		t.Fatal(err)
+	}
+	for i, end := range ends {
+		if got := next(end); got != "reset(stopped)" {
+			t.Errorf("end %d hears %q", i, got)
+		}
+		_ = end.Close()
+	}
+}
+
 // A connection of kubectl is stopped too, before and after it is joined.
 func TestStopAtKubectlsDoor(t *testing.T) {
 	for _, early := range []bool{true, false} {

@@ -3,7 +3,6 @@ package relay
 import (
 	"cmp"
 	"context"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -12,10 +11,15 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// maxListed bounds the streams of one answer; at 500 bytes each they are 10 MB.
-const maxListed = 20000
+const (
+	// maxListed bounds the streams of one answer; at 500 bytes each they are 10 MB.
+	maxListed = 20000
+	// wholeID is how many digits the id of a stream has.
+	wholeID = 2 * len(stream.ID{})
+)
 
 // ListStreams returns the streams that run now, oldest first; to who is no overseer,
 // his own.
@@ -62,36 +66,46 @@ func (f *flow) info(me string) *controlv1.StreamInfo {
 
 func ownerOf(who Identity) string { return cmp.Or(who.Exact, who.Name) }
 
-// StopStream ends a stream. Who may not stop those of others is told of none.
+// StopStream ends a stream. Who may not stop those of others is told of none. Clients
+// choose the ids of their streams, so one id may be that of several: whole, it stops
+// them all, or nobody could be stopped who gives all his streams the same one.
 func (v *viewService) StopStream(ctx context.Context, req *controlv1.StopStreamRequest) (*controlv1.StopStreamResponse, error) {
-	p, err := caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !regexp.MustCompile("^[0-9a-f]{8,32}$").MatchString(req.GetId()) {
+	id := req.GetId()
+	if len(id) < 8 || len(id) > wholeID || strings.Trim(id, "0123456789abcdef") != "" {
 		return nil, status.Error(codes.InvalidArgument, "the id of a stream is 32 hexadecimal digits, of which the first 8 may do")
 	}
-	me := ownerOf(p.who())
-	found := slices.DeleteFunc(v.srv.flows.list(), func(f *flow) bool { return !strings.HasPrefix(f.id.String(), req.GetId()) })
-	if slices.ContainsFunc(found, func(f *flow) bool { return f.owner != me }) {
-		_, may, err := v.oversees(ctx, StopStreams)
-		if err != nil {
-			return nil, err
-		}
-		if !may {
-			found = slices.DeleteFunc(found, func(f *flow) bool { return f.owner != me })
-		}
+	p, found, err := v.stoppable(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0:
+		return nil, status.Errorf(codes.NotFound, "no stream that user %s may stop has the id %s at this relay", p.who().Name, id)
+	case len(found) > 1 && len(id) < wholeID:
+		return nil, status.Errorf(codes.FailedPrecondition, "%d streams have an id that begins with %s: give all 32 digits", len(found), id)
 	}
-	switch len(found) {
-	case 0:
-		return nil, status.Errorf(codes.NotFound, "no stream that user %s may stop has the id %s at this relay", p.who().Name, req.GetId())
-	case 1:
-	default:
-		return nil, status.Errorf(codes.FailedPrecondition, "%d streams have an id that begins with %s: give more of it", len(found), req.GetId())
+	answer := &controlv1.StopStreamResponse{Stream: found[0].info(ownerOf(p.who()))}
+	for _, f := range found {
+		f.stopper.stop(p.who().Name)
+		v.srv.cfg.Log.Info("stream is stopped", "id", f.id.String(), "user", f.user, "by", p.who().Name)
 	}
-	f := found[0]
-	answer := &controlv1.StopStreamResponse{Stream: f.info(me)}
-	f.stopper.stop(p.who().Name)
-	v.srv.cfg.Log.Info("stream is stopped", "id", f.id.String(), "user", f.user, "by", p.who().Name)
 	return answer, nil
+}
+
+// stoppable returns the caller, and of the streams whose id begins so those that he may
+// stop.
+func (v *viewService) stoppable(ctx context.Context, id string) (*peer, []*flow, error) {
+	p, err := caller(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	others := func(f *flow) bool { return f.owner != ownerOf(p.who()) }
+	found := slices.DeleteFunc(v.srv.flows.list(), func(f *flow) bool { return !strings.HasPrefix(f.id.String(), id) })
+	if !slices.ContainsFunc(found, others) {
+		return p, found, nil
+	}
+	_, may, err := v.oversees(ctx, StopStreams)
+	if err == nil && !may {
+		found = slices.DeleteFunc(found, others)
+	}
+	return p, found, err
 }

@@ -198,7 +198,7 @@ func TestAnswersOfCodes(t *testing.T) {
 		stream.NotListening: 503, stream.PodNotFound: 404, stream.WrongNode: 503, stream.NamespaceGone: 409, stream.Policy: 403,
 		stream.Unauthenticated: 401, stream.Forbidden: 403, stream.AgentOffline: 503, stream.Overloaded: 429, stream.Timeout: 504,
 		stream.Internal: 500, stream.Unsupported: 400, stream.Malformed: 400, stream.PodReset: 503, stream.Canceled: 503,
-		stream.GoingAway: 503, stream.Unreachable: 503, stream.NameTaken: 500, stream.Code(999): 500,
+		stream.GoingAway: 503, stream.Unreachable: 503, stream.NameTaken: 500, stream.Stopped: 500, stream.Code(999): 500,
 	}
 	for code := stream.OK + 1; code.Known(); code++ {
 		if want[code] == 0 {

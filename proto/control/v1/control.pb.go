@@ -1696,8 +1696,8 @@ func (x *ListStreamsResponse) GetLeftOut() uint32 {
 
 type StopStreamRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id of a stream, or its first digits, 8 or more, if there is one stream
-	// only that has them.
+	// The id of a stream, which ends all that have it, or its first digits, 8 or
+	// more, if there is one stream only that has them.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1742,7 +1742,7 @@ func (x *StopStreamRequest) GetId() string {
 
 type StopStreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As it was then.
+	// As it was then; of several the first one.
 	Stream        *StreamInfo `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
