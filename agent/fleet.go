@@ -30,7 +30,7 @@ const (
 type fleet struct {
 	mu      sync.Mutex
 	last    uint64          // number of a tunnel
-	ties    map[uint64]*tie // tunnels that are good for new streams, or that are being registered
+	ties    map[uint64]*tie // tunnels that are good for new streams, or on their way to be
 	kept    map[string]int  // addresses that are dialled whatever relays tell
 	changed chan struct{}   // closed and replaced when something changed
 }

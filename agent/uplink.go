@@ -189,8 +189,16 @@ func occupy(ctx context.Context, slots chan<- struct{}) bool {
 	}
 }
 
-// dial makes a session to a relay, getting a certificate first if need be.
-func (k *keeper) dial(ctx context.Context) (*uplink, error) {
+// dial makes a session to a relay, getting a certificate first if need be. It is in
+// the fleet from the start: two that lead to one relay must know of each other before
+// either is registered.
+func (k *keeper) dial(ctx context.Context) (_ *uplink, err error) {
+	tie := k.agent.fleet.enter(k.relay, k.addr)
+	defer func() {
+		if err != nil {
+			k.agent.fleet.leave(tie)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, k.agent.cfg.DialTimeout)
 	defer cancel()
 	cred, err := k.agent.cfg.Identity.For(ctx, k.relay, k.dialer)
@@ -210,7 +218,7 @@ func (k *keeper) dial(ctx context.Context) (*uplink, error) {
 	}
 	return &uplink{
 		agent: k.agent, relay: k.relay, addr: k.addr, log: k.log,
-		sess: sess, control: cc, shown: cred, tie: k.agent.fleet.enter(k.relay, k.addr),
+		sess: sess, control: cc, shown: cred, tie: tie,
 		known: make(chan struct{}), replaced: make(chan struct{}),
 	}, nil
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
+
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -51,6 +53,26 @@ func (a *attempt) beside(ctx context.Context, refusal error) bool {
 		a.tries++
 	}
 	return a.via != nil
+}
+
+// podElsewhere looks for a pod at the relays that the current session does not lead
+// to, nil if there is none.
+func (c *Client) podElsewhere(ctx context.Context, namespace, name string) *controlv1.Pod {
+	asked := make(map[string]bool)
+	for l := c.present(); l != nil; l = c.another(ctx, asked) {
+		about, err := l.ask(ctx)
+		if err != nil || !about.GetByReport() || about.GetRelays() < 2 && len(c.cfg.Relays) < 2 {
+			return nil
+		}
+		if len(asked) > 0 {
+			answer, err := controlv1.NewViewClient(l.control()).ListPods(ctx, &controlv1.ListPodsRequest{Namespace: namespace}, grpc.MaxCallRecvMsgSize(maxView))
+			if p := podIn(answer.GetPods(), namespace, name); err == nil && p != nil {
+				return p
+			}
+		}
+		asked[about.GetRelayId()] = true
+	}
+	return nil
 }
 
 // ask returns what the relay says of itself, which it is asked once.

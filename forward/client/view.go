@@ -102,22 +102,33 @@ func (e *callError) Error() string {
 
 func (e *callError) Unwrap() error { return e.err }
 
-// FindPod asks the relay for one pod. A pod that no node has is a
-// *stream.Error with PodNotFound.
+// FindPod asks the relay for one pod, and other relays if this one knows no more
+// than its own agents. A pod that no node has is a *stream.Error with PodNotFound.
 func (c *Client) FindPod(ctx context.Context, namespace, name string) (*controlv1.Pod, error) {
 	pods, err := c.Pods(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range pods {
-		if p.GetNamespace() == namespace && p.GetName() == name {
-			return p, nil
-		}
+	p := podIn(pods, namespace, name)
+	if p == nil {
+		p = c.podElsewhere(ctx, namespace, name)
+	}
+	if p != nil {
+		return p, nil
 	}
 	return nil, &stream.Error{
 		Code: stream.PodNotFound,
 		Text: fmt.Sprintf("pod %q not found in namespace %q", name, namespace),
 	}
+}
+
+func podIn(pods []*controlv1.Pod, namespace, name string) *controlv1.Pod {
+	for _, p := range pods {
+		if p.GetNamespace() == namespace && p.GetName() == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // AwaitPod waits until there is a session and the relay knows the pod, or ctx
