@@ -28,7 +28,7 @@ const (
 	// maxSaid bounds, in bytes, what a relay says of itself for the log.
 	maxSaid = 256
 	// maxSpread bounds how long a relay may ask to wait before it is replaced.
-	maxSpread = 30 * time.Second
+	maxSpread = 5 * time.Minute
 )
 
 // errSilent ends a tunnel whose relay does not answer the registration.

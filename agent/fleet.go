@@ -22,7 +22,7 @@ const (
 	// maxID bounds the name of a relay, in bytes.
 	maxID = 64
 	// maxPace bounds the pause that a relay may ask for.
-	maxPace = time.Minute
+	maxPace = 5 * time.Minute
 )
 
 // fleet is what the agent knows of its tunnels and of the relays they lead to. It
@@ -131,6 +131,18 @@ func (f *fleet) keep(addr string) func() {
 		}
 		f.announce()
 	}
+}
+
+// pace returns the pause that relays ask for, 0 if they ask for none or there is no
+// tunnel that would do meanwhile.
+func (f *fleet) pace() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	longest := time.Duration(0)
+	for _, t := range f.ties {
+		longest = max(longest, t.peers.pace)
+	}
+	return longest
 }
 
 // empty tells whether there is no tunnel that is good for new streams.

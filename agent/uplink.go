@@ -107,6 +107,10 @@ func (k *keeper) run(ctx, hard context.Context) {
 	}
 	slots := make(chan struct{}, maxTunnels)
 	said := complaint{log: k.log}
+	if pace := k.agent.fleet.pace(); pace > 0 && k.name != nil {
+		// All nodes find a new address at the same time, and this one has others.
+		connect.Sleep(ctx, rand.N(pace)) //nolint:gosec // no secret
+	}
 	for {
 		attempt, wanted := k.next(ctx)
 		if !wanted {
