@@ -4,7 +4,7 @@ package exposition
 func Relay() []Metric {
 	return append([]Metric{
 		{Name: "culvert_relay_nodes", Type: "gauge", Help: "Nodes whose agent has a tunnel to this relay."},
-		{Name: "culvert_relay_peers", Type: "gauge", Help: "Other relays that this one tells agents and clients of."},
+		{Name: "culvert_relay_peers", Type: "gauge", Help: "Relays that this one knows of, itself included; 0 if it knows of none."},
 		{Name: "culvert_relay_sessions", Type: "gauge", Labels: "role: node, user, joiner", Help: "Sessions that are open."},
 		{Name: "culvert_relay_sessions_opened_total", Type: "counter", Labels: "role", Help: "Sessions that were let in. Of nodes: how often agents connect."},
 		{Name: "culvert_relay_handshakes_pending", Type: "gauge", Help: "Connections that have not shown a credential yet."},

@@ -85,6 +85,11 @@ imagePullSecrets:
 {{- printf "%s-agents.%s.svc" (include "culvert.relay.name" .) (include "culvert.relay.namespace" .) -}}
 {{- end -}}
 
+{{- /* The name of the relays that are ready: how many there are, for themselves. */ -}}
+{{- define "culvert.relay.peersHost" -}}
+{{- printf "%s-peers.%s.svc" (include "culvert.relay.name" .) (include "culvert.relay.namespace" .) -}}
+{{- end -}}
+
 {{- /* host:port for clients outside, or nothing. */ -}}
 {{- define "culvert.relay.external" -}}
 {{- with .Values.relay.externalAddress -}}
