@@ -133,8 +133,8 @@ func (f *fleet) keep(addr string) func() {
 	}
 }
 
-// pace returns the pause that relays ask for, 0 if they ask for none or there is no
-// tunnel that would do meanwhile.
+// pace returns over what time relays ask nodes to spread their dials; 0 if there is no
+// relay that asks.
 func (f *fleet) pace() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,11 +145,12 @@ func (f *fleet) pace() time.Duration {
 	return longest
 }
 
-// empty tells whether there is no tunnel that is good for new streams.
-func (f *fleet) empty() bool {
+// empty tells whether there is no tunnel that is good for new streams, until changed
+// is closed.
+func (f *fleet) empty() (none bool, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !slices.ContainsFunc(slices.Collect(maps.Values(f.ties)), func(t *tie) bool { return t.id != "" })
+	return !slices.ContainsFunc(slices.Collect(maps.Values(f.ties)), func(t *tie) bool { return t.id != "" }), f.changed
 }
 
 // hint is an address that a relay told.

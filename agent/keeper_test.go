@@ -67,3 +67,45 @@ func TestKeeperLeaves(t *testing.T) {
 		}
 	})
 }
+
+// TestTurn has nodes come to a new relay one after the other, but not one that loses
+// its last tunnel meanwhile.
+func TestTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: local(nil), Identity: &fixed{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := a.newKeeper("r:1", atA)
+		wait := func(spread time.Duration) time.Duration {
+			began := time.Now()
+			k.turn(t.Context(), spread)
+			return time.Since(began)
+		}
+		other := a.fleet.enter("r:1", atB)
+		if d := wait(time.Hour); d > time.Second {
+			t.Errorf("without a tunnel it waited for %v", d)
+		}
+		a.fleet.registered(other, "b")
+		longest := time.Duration(0)
+		for range 50 {
+			longest = max(longest, wait(time.Hour))
+		}
+		if longest < time.Minute || longest > time.Hour {
+			t.Errorf("with a tunnel it waited for %v at most", longest)
+		}
+		if d := wait(0); d != 0 {
+			t.Errorf("nobody asked it to wait for %v", d)
+		}
+		lost := make(chan struct{})
+		go func() {
+			defer close(lost)
+			time.Sleep(time.Millisecond)
+			a.fleet.leave(other)
+		}()
+		if d := wait(1000 * time.Hour); d > time.Second+time.Millisecond {
+			t.Errorf("the last tunnel was lost, and it waited for %v", d)
+		}
+		<-lost
+	})
+}

@@ -2,11 +2,8 @@ package agent
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
-
-	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 )
 
 const (
@@ -59,7 +56,8 @@ func (a *Agent) takeHints(ctx, hard context.Context, hints map[string]hint, keep
 		keepers[addr] = k
 		running.Go(func() {
 			defer a.spare.Add(1)
-			if attempt, wanted := k.next(ctx); wanted && connect.Sleep(attempt, rand.N(max(toldFirst, h.pace))) { //nolint:gosec // no secret
+			if attempt, wanted := k.next(ctx); wanted {
+				k.turn(attempt, max(toldFirst, h.pace))
 				k.run(ctx, hard)
 			}
 		})

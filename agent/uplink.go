@@ -107,15 +107,17 @@ func (k *keeper) run(ctx, hard context.Context) {
 	}
 	slots := make(chan struct{}, maxTunnels)
 	said := complaint{log: k.log}
-	if pace := k.agent.fleet.pace(); pace > 0 && k.name != nil {
-		// All nodes find a new address at the same time, and this one has others.
-		connect.Sleep(ctx, rand.N(pace)) //nolint:gosec // no secret
+	spread := time.Duration(0)
+	if k.name != nil {
+		spread = k.agent.fleet.pace() // all nodes find a new address at the same time
 	}
 	for {
 		attempt, wanted := k.next(ctx)
 		if !wanted {
 			return
 		}
+		k.turn(attempt, spread)
+		spread = 0
 		if !connect.Sleep(attempt, pause.Next()) || !occupy(attempt, slots) {
 			continue
 		}
@@ -141,7 +143,7 @@ func (k *keeper) run(ctx, hard context.Context) {
 				continue
 			}
 		case <-up.replaced:
-			k.standBack(attempt, up.spread)
+			k.turn(attempt, up.spread)
 		case <-ctx.Done():
 		}
 		k.name.lookAgain()
@@ -151,15 +153,26 @@ func (k *keeper) run(ctx, hard context.Context) {
 	}
 }
 
-// standBack waits for this node's turn to replace a tunnel whose relay goes away.
-// Without another one its turn is soon.
-func (k *keeper) standBack(ctx context.Context, spread time.Duration) {
-	if k.agent.fleet.empty() {
-		spread = min(spread, time.Second)
+// turn waits for this node's turn to dial, which comes within spread, as all nodes
+// dial at that time. Without another tunnel it comes soon, whenever that is lost.
+func (k *keeper) turn(ctx context.Context, spread time.Duration) {
+	if spread <= 0 {
+		return
 	}
-	if spread > 0 {
-		connect.Sleep(ctx, rand.N(spread)) //nolint:gosec // no secret
+	ctx, cancel := context.WithTimeout(ctx, rand.N(spread)) //nolint:gosec // no secret
+	defer cancel()
+	for {
+		empty, changed := k.agent.fleet.empty()
+		if empty {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
 	}
+	connect.Sleep(ctx, rand.N(min(spread, time.Second))) //nolint:gosec // no secret
 }
 
 // failed says that there is no tunnel.

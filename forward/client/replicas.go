@@ -71,6 +71,9 @@ func (c *Client) podElsewhere(ctx context.Context, namespace, name string) *cont
 			}
 		}
 		asked[about.GetRelayId()] = true
+		if n := int(about.GetRelays()); n > 0 && len(asked) >= max(n, len(c.cfg.Relays)) {
+			return nil // that was all of them
+		}
 	}
 	return nil
 }

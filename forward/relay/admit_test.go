@@ -41,6 +41,9 @@ func newHouse(t testing.TB, cfg Config) *house {
 	if cfg.SettleTime == 0 {
 		cfg.SettleTime = -1
 	}
+	if cfg.ReturnTime == 0 {
+		cfg.ReturnTime = -1
+	}
 	cfg.Log = slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if h.s, err = New(cfg); err != nil {

@@ -99,6 +99,10 @@ type Config struct {
 	// again are on their way back. 0 means 5 s, less means not at all.
 	SettleTime time.Duration
 
+	// ReturnTime is how long after a node lost its last tunnel a stream to it waits
+	// for its agent to come back. 0 means 2 s, less means not at all.
+	ReturnTime time.Duration
+
 	// DrainTimeout is how long running streams may go on after the end of
 	// Serve's context. 0 means 30 s.
 	DrainTimeout time.Duration
@@ -114,6 +118,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.DrainTimeout, 30*time.Second)
 	if c.SettleTime == 0 {
 		c.SettleTime = 5 * time.Second
+	}
+	if c.ReturnTime == 0 {
+		c.ReturnTime = 2 * time.Second
 	}
 	if c.Tunnel.Memory == nil {
 		c.Tunnel.Memory = new(tunnel.Memory) // one for all sessions

@@ -15,15 +15,21 @@ func (s *Server) byReport() bool {
 	return ok && ns == s.nodes
 }
 
-// Locate finds a pod among those the agents reported. While the relay is fresh it
-// waits for one that is not, since its agents are on their way back.
+// Locate finds a pod among those the agents reported. It waits for one that is not
+// while the relay is fresh, since its agents are on their way back, and for a moment
+// after the agent that had reported it was lost.
 func (ns *nodes) Locate(ctx context.Context, _ Identity, t Target) (Place, error) {
+	name := podName{t.Namespace, t.Pod}
 	for {
-		place, changed, found := ns.find(podName{t.Namespace, t.Pod})
+		place, changed, found := ns.find(name)
 		if found {
 			return place, nil
 		}
-		if !awaitReport(ctx, changed, ns.settled) {
+		until := ns.settled
+		if ns.elsewhere == nil || !ns.elsewhere() {
+			until = ns.awaited("", name)
+		}
+		if !awaitReport(ctx, changed, until) {
 			return Place{}, &stream.Error{
 				Code: stream.PodNotFound,
 				Text: fmt.Sprintf("no connected node reports a pod %s in namespace %s", t.Pod, t.Namespace),

@@ -26,6 +26,11 @@ type nodes struct {
 	// is waited for, and changed is closed at each report and each registration.
 	settled time.Time
 	changed chan struct{}
+	absent  absent
+
+	// elsewhere tells whether there are other relays, at which culvert asks sooner than
+	// it waits here. nil: there are none.
+	elsewhere func() bool
 }
 
 type podName struct{ namespace, name string }
@@ -146,17 +151,34 @@ func (ns *nodes) remove(t *tunnelTo) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	t.removed = true
-	for uid := range t.pods {
+	pods := make([]podName, 0, len(t.pods))
+	for uid, p := range t.pods {
+		pods = append(pods, podName{p.GetNamespace(), p.GetName()})
 		ns.drop(t, uid)
 	}
 	n := ns.all[t.node]
-	if n == nil {
+	if n == nil || !slices.Contains(n.tunnels, t) { // one too many was never in
 		return
 	}
 	n.tunnels = slices.DeleteFunc(n.tunnels, func(o *tunnelTo) bool { return o == t })
 	if len(n.tunnels) == 0 {
 		delete(ns.all, n.name)
+		ns.absent.note(t.node, pods)
 	}
+}
+
+// awaited returns until when it is worth waiting for a node that has no tunnel, and
+// for a report of a pod: while the relay is fresh, or the node has only just been lost.
+func (ns *nodes) awaited(node string, pod podName) time.Time {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	until := ns.settled
+	for _, t := range []time.Time{ns.absent.node(node), ns.absent.pod(pod)} {
+		if t.After(until) {
+			until = t
+		}
+	}
+	return until
 }
 
 // leaving marks a tunnel whose agent is going away.

@@ -28,6 +28,7 @@ func (ns *nodes) change(t *tunnelTo, c *controlv1.PodChanges) (rival *controlv1.
 		return nil, nil //nolint:nilnil // a report that came too late says nothing
 	}
 	if c.GetFull() {
+		ns.absent.back(t.node)
 		for uid := range t.pods {
 			ns.drop(t, uid)
 		}

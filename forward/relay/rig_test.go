@@ -104,6 +104,9 @@ func newRig(t testing.TB, cfg Config) *rig {
 	if cfg.SettleTime == 0 {
 		cfg.SettleTime = -1
 	}
+	if cfg.ReturnTime == 0 {
+		cfg.ReturnTime = -1
+	}
 	cfg.Log = slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if r.s, err = New(cfg); err != nil {

@@ -169,12 +169,14 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 	return end{}, offline(at.Node)
 }
 
-// tunnels returns the ways to a node. A fresh relay waits for the first one, unless
-// there are others that the caller can go to meanwhile.
+// tunnels returns the ways to a node. A fresh relay waits for the first one, and so
+// does one that has just lost the last, unless there are others that the caller can go
+// to meanwhile: culvert can and kubectl cannot.
 func (w *way) tunnels(ctx context.Context, node string) []*tunnelTo {
 	for {
 		tunnels, changed := w.srv.nodes.tunnels(node)
-		if len(tunnels) > 0 || w.srv.peers.count() > 1 || !awaitReport(ctx, changed, w.srv.nodes.settled) {
+		if len(tunnels) > 0 || w.flow.door == doorTunnel && w.srv.peers.count() > 1 ||
+			!awaitReport(ctx, changed, w.srv.nodes.awaited(node, podName{})) {
 			return tunnels
 		}
 	}

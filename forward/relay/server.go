@@ -73,6 +73,8 @@ func New(cfg Config) (*Server, error) {
 		door:     door{limit: cfg.MaxHandshakes},
 		draining: make(chan struct{}),
 	}
+	s.nodes.absent.grace = cfg.ReturnTime
+	s.nodes.elsewhere = func() bool { return s.peers.count() > 1 }
 	cfg.Audit.Identify(s.id)
 	s.buffers.New = func() any { return new([chunk]byte) }
 	s.metrics = newMetrics(s)

@@ -183,7 +183,9 @@ func (f *forward) start() error {
 	if err != nil {
 		return err
 	}
-	f.address = match[1]
+	if f.address != match[1] { // the first time: later on the load reads it
+		f.address = match[1]
+	}
 	f.command.Args[len(f.command.Args)-1] = fmt.Sprintf("%s:%d", match[2], podPort)
 	return nil
 }
@@ -192,10 +194,8 @@ func (f *forward) start() error {
 func (r *rig) startLoad(t *testing.T, cfg rigConfig) {
 	t.Helper()
 	for _, name := range r.flows(everybody) {
-		user, node, _ := strings.Cut(name, "-")
-		f := r.users[user].forwards[node]
 		cfg.load.Flows = append(cfg.load.Flows, traffic.Flow{Name: name, Dial: func(ctx context.Context) (*net.TCPConn, error) {
-			return r.Client.Dial(ctx, f.address)
+			return r.Client.Dial(ctx, r.forwardOf(name).address)
 		}})
 	}
 	if cfg.noLoad {

@@ -4,11 +4,13 @@ package replicas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"regexp"
 	"sync"
-	"testing"
+	"syscall"
 	"time"
 
 	"github.com/culvert-k8s/culvert/test/lab"
@@ -92,19 +94,51 @@ func (s *site) load(addresses ...string) (stop func()) {
 }
 
 // hold opens a connection that has got an answer and goes on.
-func (s *site) hold(t *testing.T, address string) io.ReadCloser {
-	t.Helper()
-	c, err := s.net.Host("client").Dial(t.Context(), address)
+func (s *site) hold(address string) *net.TCPConn {
+	s.t.Helper()
+	c, err := s.net.Host("client").Dial(s.t.Context(), address)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	s.t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(2 * patience))
 	if _, err := io.WriteString(c, "x"); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return c
+}
+
+// several holds n connections to each address.
+func (s *site) several(n int, addresses ...string) []*net.TCPConn {
+	s.t.Helper()
+	var all []*net.TCPConn
+	for _, addr := range addresses {
+		for range n {
+			all = append(all, s.hold(addr))
+		}
+	}
+	return all
+}
+
+// wasCut waits until a connection is over, which must be by a reset.
+func (s *site) wasCut(c *net.TCPConn) {
+	s.t.Helper()
+	if n, err := c.Read(make([]byte, 1)); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
+		s.t.Errorf("a connection that was cut ended after %d bytes with %v, want %v", n, err, syscall.ECONNRESET)
+	}
+}
+
+// endsWell ends a connection that is held, with a word in either direction.
+func (s *site) endsWell(c *net.TCPConn) {
+	s.t.Helper()
+	_, err := io.WriteString(c, "bye")
+	if err == nil {
+		err = c.CloseWrite()
+	}
+	if got, rerr := io.ReadAll(c); err != nil || rerr != nil || string(got) != "bye" {
+		s.t.Errorf("a connection that ended within the drain: %v, %q, %v", err, got, rerr)
+	}
 }

@@ -3,11 +3,12 @@
 package replicas
 
 import (
-	"errors"
-	"io"
+	"regexp"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/culvert-k8s/culvert/test/lab"
 )
 
 // behindOne are the flags of relays that agents reach through one address only.
@@ -131,8 +132,7 @@ func TestAnotherReplica(t *testing.T) {
 }
 
 // TestReplacedUnderLoad replaces one relay after the other, several times, as a
-// rolling update does. No new connection is lost; a long one is cut at the end of
-// the drain and counted.
+// rolling update does. No new connection is lost.
 func TestReplacedUnderLoad(t *testing.T) {
 	s := newSite(t, roundRobin, "--peers-from-dns="+relaysName, "--drain-timeout=2s")
 	s.relay("r1")
@@ -157,20 +157,63 @@ func TestReplacedUnderLoad(t *testing.T) {
 		leaves, stays = stays, comes
 	}
 	stop()
+}
 
-	long := s.hold(t, one)
-	s.serve(stays)
-	cut := s.end(leaves)
-	s.serve(leaves) // whichever it was
-	other := s.end(stays)
-	if _, err := long.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) || !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the long stream ended with %v, want %v", err, syscall.ECONNRESET)
+// TestLongStreams replaces both relays, as a rolling update does, under connections of
+// which some end within the drain and some go on for longer. The first end well; the
+// others are reset at the end of the drain, and the relays say how many, and which.
+func TestLongStreams(t *testing.T) {
+	s := newSite(t, roundRobin, "--peers-from-dns="+relaysName, "--drain-timeout=10s")
+	s.relay("r1")
+	s.relay("r2")
+	s.serve("r1", "r2")
+	s.agents("--relay", relaysName+":7443")
+	s.tunnels(2, 0)
+	var addrs []string
+	for range 2 { // by chance at one relay or at both
+		for _, node := range []string{"node1", "node2"} {
+			_, addr := s.forward(node, s.addr("lb"))
+			addrs = append(addrs, addr)
+		}
 	}
-	both := strings.Join([]string{textOf(cut), textOf(other)}, "")
-	if n := strings.Count(both, `msg="streams are cut" streams=1`); n != 1 {
-		t.Errorf("%d relays say that they have cut a stream, want 1:\n%s", n, both)
+	long := s.several(5, addrs...)
+	ended, said := 0, 0
+	for _, of := range [][]string{{"r1", "r2", "r3"}, {"r2", "r3", "r4"}} {
+		leaves, stays, comes := of[0], of[1], of[2]
+		short := s.several(2, addrs...)
+		s.relay(comes)
+		s.tunnels(2, 0) // it is not in the name
+		s.serve(stays, comes)
+		s.ask(leaves)
+		s.said(s.relays[leaves], "relay is going away")
+		for _, c := range short {
+			s.endsWell(c)
+			ended++
+		}
+		said += cutBy(t, s.gone(leaves))
+		s.tunnels(2, 0)
 	}
-	if !strings.Contains(both, "code=going-away") {
-		t.Error("the stream's own line does not say why it ended")
+	for _, c := range long {
+		s.wasCut(c)
 	}
+	t.Logf("a rolling update of two relays cut %d connections that were longer than the drain; %d ended within it", said, ended)
+	if said != len(long) {
+		t.Errorf("the relays say that they have cut %d connections, and %d were", said, len(long))
+	}
+}
+
+var cutLine = regexp.MustCompile(`msg="streams are cut" streams=(\d+)`)
+
+// cutBy returns how many streams a relay says it has cut. There is a line for each.
+func cutBy(t *testing.T, p *lab.Process) int {
+	t.Helper()
+	text := p.Text(lab.Stderr)
+	n := 0
+	if m := cutLine.FindStringSubmatch(text); m != nil {
+		n, _ = strconv.Atoi(m[1]) // digits
+	}
+	if lines := strings.Count(text, "code=going-away"); lines != n {
+		t.Errorf("a relay says that it has cut %d streams, and has %d lines of such", n, lines)
+	}
+	return n
 }

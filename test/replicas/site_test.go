@@ -203,10 +203,22 @@ func (s *site) said(p *lab.Process, text string) string {
 // end asks a relay to go away and waits until it has gone.
 func (s *site) end(host string) *lab.Process {
 	s.t.Helper()
-	p := s.relays[host]
-	if err := p.Signal(syscall.SIGTERM); err != nil {
+	s.ask(host)
+	return s.gone(host)
+}
+
+// ask asks a relay to go away.
+func (s *site) ask(host string) {
+	s.t.Helper()
+	if err := s.relays[host].Signal(syscall.SIGTERM); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// gone waits until a relay has gone.
+func (s *site) gone(host string) *lab.Process {
+	s.t.Helper()
+	p := s.relays[host]
 	select {
 	case <-p.Done():
 	case <-time.After(patience):
@@ -231,5 +243,3 @@ func (s *site) until(what string, is func() error) {
 		}
 	}
 }
-
-func textOf(p *lab.Process) string { return p.Text(lab.Stderr) }
