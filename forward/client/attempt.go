@@ -16,8 +16,9 @@ import (
 // more than this before the pod has accepted waits for the answer.
 const maxReplay = 64 << 10
 
-// maxTries bounds the tries of one stream, whatever relay and route say.
-const maxTries = 20
+// maxTries bounds the tries of one stream, whatever relay and route say, and maxLeft
+// those that lead to a relay that goes away.
+const maxTries, maxLeft = 20, 8
 
 // attempt is a stream whose answer may still be to come. A refusal means that no
 // pod has seen a byte of it, so where another place or another session may take
@@ -36,11 +37,12 @@ type attempt struct {
 	settled chan struct{}         // closed when there is an answer that stays
 	answer  error                 // that answer, before settled is closed
 
-	asking chan struct{}        // capacity 1: held by who waits for the answer
-	moved  map[stream.Code]bool // his: sessions were changed for it
-	tries  int                  // his: those that were refused
-	asked  map[string]bool      // his: relays that have no way to the target
-	via    *link                // his: where the next try goes; nil: where new streams go
+	asking  chan struct{}   // capacity 1: held by who waits for the answer
+	left    int             // his: sessions to relays that went away
+	renewed bool            // his: the session was changed for its credential
+	tries   int             // his: those that were refused
+	asked   map[string]bool // his: relays that have no way to the target
+	via     *link           // his: where the next try goes; nil: where new streams go
 
 	mu       sync.Mutex
 	sent     []byte // payload written so far
@@ -115,15 +117,13 @@ func (a *attempt) worthIt(err error) bool {
 		return false
 	}
 	switch refused.Code {
-	case stream.GoingAway, stream.Unauthenticated:
-		if a.moved[refused.Code] {
-			return false
-		}
-		if a.moved == nil {
-			a.moved = make(map[stream.Code]bool, 1)
-		}
-		a.moved[refused.Code] = true
-		return refused.Code == stream.GoingAway || a.client.expired(a.cur.Load().link)
+	case stream.GoingAway: // that session is out of use now, and the next relay may be on its way too
+		a.left++
+		return a.left <= maxLeft
+	case stream.Unauthenticated:
+		again := !a.renewed && a.client.expired(a.cur.Load().link)
+		a.renewed = true
+		return again
 	}
 	return a.route.Refused(a.cur.Load().target, refused)
 }

@@ -112,26 +112,56 @@ func TestCloseEndsRun(t *testing.T) {
 
 func TestRelayThatGoesAwayIsLeftButNotCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		leaving, fresh := newFakeSession(), newFakeSession()
-		leaving.onOpen = func(*stream.Open) (conn, error) {
-			return &fakeConn{reply: &stream.Error{Code: stream.GoingAway}}, nil
-		}
+		var leaving []*fakeSession // one relay after the other, and each at once
+		fresh := newFakeSession()
 		s := &script{outcome: func(n int, _ string) (session, error) {
-			if n == 0 {
-				return leaving, nil
+			if n == 3 {
+				return fresh, nil
 			}
-			return fresh, nil
+			l := newFakeSession()
+			l.onOpen = func(*stream.Open) (conn, error) {
+				return &fakeConn{reply: &stream.Error{Code: stream.GoingAway}}, nil
+			}
+			leaving = append(leaving, l)
+			return l, nil
 		}}
 		c, stop := start(t, s, Config{})
 		if _, err := c.Dial(t.Context(), Target{"ns", "web", 80}); err != nil {
-			t.Errorf("Dial = %v, want a stream of the next session", err)
+			t.Errorf("Dial = %v, want a stream of the fourth session", err)
 		}
-		if leaving.err != nil {
-			t.Error("streams on the old session were cut")
+		for _, l := range leaving {
+			if l.err != nil {
+				t.Error("streams on an old session were cut")
+			}
 		}
 		stop()
-		if leaving.err == nil || fresh.err == nil {
-			t.Error("a session outlived Run")
+		for _, l := range append(leaving, fresh) {
+			if l.err == nil {
+				t.Error("a session outlived Run")
+			}
+		}
+	})
+}
+
+// TestRelaysThatAllGoAway has a limit for one who finds no relay that stays.
+func TestRelaysThatAllGoAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		s := &script{outcome: func(int, string) (session, error) {
+			dials++
+			l := newFakeSession()
+			l.onOpen = func(*stream.Open) (conn, error) {
+				return &fakeConn{reply: &stream.Error{Code: stream.GoingAway}}, nil
+			}
+			return l, nil
+		}}
+		c, stop := start(t, s, Config{WaitTimeout: time.Hour})
+		if _, err := c.Dial(t.Context(), Target{"ns", "web", 80}); stream.CodeOf(err) != stream.GoingAway {
+			t.Errorf("Dial = %v", err)
+		}
+		stop()
+		if dials < maxLeft || dials > maxLeft+2 {
+			t.Errorf("%d sessions, want about %d", dials, maxLeft)
 		}
 	})
 }
