@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
@@ -194,7 +195,7 @@ func shout(t testing.TB, c net.Conn) {
 
 // TestAPIRefused says why not, and names no address.
 func TestAPIRefused(t *testing.T) {
-	closed := listenPod(t)
+	closed := reachtest.Listen(t)
 	closed.Close()
 	for _, tt := range []struct {
 		name string
@@ -240,7 +241,7 @@ func withRest(cfg Config) Config {
 
 // TestAPIStreamsAreBounded counts them, in the metrics and while draining too.
 func TestAPIStreamsAreBounded(t *testing.T) {
-	ln := listenPod(t)
+	ln := reachtest.Listen(t)
 	a, l := startAPI(t, Config{APIServer: ln.Addr().String(), MaxAPIStreams: 2, DrainTimeout: time.Hour})
 	if !slices.Contains(l.reg.GetCapabilities(), capabilityAPI) {
 		t.Error("not offered")
@@ -277,13 +278,13 @@ func TestAPIStreamsAreBounded(t *testing.T) {
 
 // TestAPIDrain lets a stream to the API server run while the agent leaves.
 func TestAPIDrain(t *testing.T) {
-	ln := listenPod(t)
+	ln := reachtest.Listen(t)
 	a, l := startAPI(t, Config{APIServer: ln.Addr().String(), DrainTimeout: time.Hour})
 	st, err := l.openAPI(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := acceptPod(t, ln)
+	server := reachtest.Accept(t, ln)
 	a.stop()
 	a.log.wait(t, "agent is going away", 1)
 	eventually(t, "new ones are refused", func() bool {
@@ -303,13 +304,13 @@ func TestAPIDrain(t *testing.T) {
 
 // TestAPIReset tells the log that it was the API server.
 func TestAPIReset(t *testing.T) {
-	ln := listenPod(t)
+	ln := reachtest.Listen(t)
 	a, l := startAPI(t, Config{APIServer: ln.Addr().String()})
 	st, err := l.openAPI(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := acceptPod(t, ln)
+	server := reachtest.Accept(t, ln)
 	server.SetLinger(0)
 	server.Close()
 	if _, err := io.ReadAll(st); !errors.Is(err, forward.ErrReset) {

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
+	"github.com/culvert-k8s/culvert/agent/sandbox"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
 
@@ -93,7 +95,7 @@ func TestRegistrationRefused(t *testing.T) {
 func TestReports(t *testing.T) { bothWays(t, testReports) }
 
 func testReports(t *testing.T, to way) {
-	pods := newPodList(pod1)
+	pods := reachtest.NewPods(pod1)
 	r := startRelay(t, &relay{})
 	start(t, Config{Pods: to(t, localOf(pods, nil))}, r)
 	l := r.tunnel(t, 1)
@@ -103,7 +105,7 @@ func testReports(t *testing.T, to way) {
 	r.await(t, "the first report", has("uid-1"))
 	again := pod1
 	again.UID = "uid-2"
-	pods.edit(func() { clear(pods.pods); pods.pods["uid-2"] = again })
+	pods.Edit(func() { pods.All = []sandbox.Pod{again} })
 	r.await(t, "the change", has("uid-2"))
 	if p := l.pods["uid-2"]; p.GetNamespace() != "shop" || p.GetName() != "web-0" || p.GetHostNetwork() {
 		t.Errorf("reported %v", p)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
@@ -17,7 +18,7 @@ import (
 )
 
 // dialHanging never reaches a pod.
-var dialHanging = dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
+var dialHanging = reachtest.DialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 })
@@ -83,12 +84,12 @@ func TestBadOpen(t *testing.T) {
 // what is there is served.
 func TestFloodOfStreams(t *testing.T) {
 	const most = 50
-	pod := listenPod(t)
+	pod := reachtest.Listen(t)
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Tunnel: tunnel.Config{MaxStreams: most}, Pods: local(dialTo(pod.Addr().String()), pod1)}, r)
+	a := start(t, Config{Tunnel: tunnel.Config{MaxStreams: most}, Pods: local(reachtest.DialTo(pod.Addr().String()), pod1)}, r)
 	l := r.tunnel(t, 1)
 	client := l.mustOpen(t, pod1.UID)
-	end := acceptPod(t, pod)
+	end := reachtest.Accept(t, pod)
 	reset := 0
 	for range 4 * most {
 		st, err := l.sess.Open(t.Context())

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
@@ -105,7 +106,7 @@ func testPods(t *testing.T, to way) {
 	uid := n.uid(t, "web", "")
 
 	// A decoy on the agent's own loopback has the port that is asked for.
-	decoy := listenPod(t)
+	decoy := reachtest.Listen(t)
 	if code := n.code(t, uid, portOf(decoy)); code != stream.NotListening {
 		t.Errorf("a port where nothing listens: %s", code)
 	}
@@ -119,7 +120,7 @@ func testPods(t *testing.T, to way) {
 		if err != nil {
 			t.Fatalf("%s: %v", addr, err)
 		}
-		pod := acceptPod(t, l)
+		pod := reachtest.Accept(t, l)
 		if _, err := io.WriteString(client, "question"); err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +141,7 @@ func testPods(t *testing.T, to way) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := acceptPod(t, l)
+	pod := reachtest.Accept(t, l)
 	client.Reset(nil)
 	if got, err := io.Copy(io.Discard, pod); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("pod reads %d, %v after an abort; want %v", got, err, syscall.ECONNRESET)
@@ -177,7 +178,7 @@ func testPodKilled(t *testing.T, to way) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := acceptPod(t, l)
+	pod := reachtest.Accept(t, l)
 	if _, err := io.WriteString(client, "unread"); err != nil {
 		t.Fatal(err)
 	}
@@ -212,8 +213,8 @@ func TestNamespaceGone(t *testing.T) {
 func TestHostNetwork(t *testing.T) { bothWays(t, testHostNetwork) }
 
 func testHostNetwork(t *testing.T, to way) {
-	l := listenPod(t)
-	host := newPodList(
+	l := reachtest.Listen(t)
+	host := reachtest.NewPods(
 		sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-host", HostNetwork: true},
 		sandbox.Pod{Namespace: "infra", Name: "odd", UID: "uid-odd", NetNS: "/proc/self/ns/net"},
 	)
@@ -227,7 +228,7 @@ func testHostNetwork(t *testing.T, to way) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				acceptPod(t, l).Close()
+				reachtest.Accept(t, l).Close()
 				if got, err := io.ReadAll(client); len(got) > 0 || err != nil {
 					t.Errorf("client reads %q, %v", got, err)
 				}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
@@ -19,7 +20,7 @@ func TestQuestions(t *testing.T) { bothWays(t, testQuestions) }
 
 func testQuestions(t *testing.T, to way) {
 	host := sandbox.Pod{Namespace: "infra", Name: "host", UID: "uid-h", HostNetwork: true}
-	pods := newPodList(pod1, host)
+	pods := reachtest.NewPods(pod1, host)
 	r := startRelay(t, &relay{})
 	start(t, Config{Pods: to(t, localOf(pods, nil))}, r)
 	l := r.tunnel(t, 1)
@@ -55,7 +56,7 @@ func testQuestions(t *testing.T, to way) {
 			t.Errorf("describe %s:%d: %v, %v", tt.uid, tt.port, got, err)
 		}
 	}
-	pods.edit(func() { pods.err = fmt.Errorf("%w: dial /run/secret", sandbox.ErrUnavailable) })
+	pods.Edit(func() { pods.LookupErr = fmt.Errorf("%w: dial /run/secret", sandbox.ErrUnavailable) })
 	_, err = node.Describe(ctx, &controlv1.DescribeRequest{Uid: "uid-1"})
 	if status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "secret") {
 		t.Errorf("describe with the runtime away: %v", err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,99 +15,19 @@ import (
 
 	"github.com/culvert-k8s/culvert/agent/broker"
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
-	"github.com/culvert-k8s/culvert/forward"
 )
-
-// podList is a source of pods for tests.
-type podList struct {
-	mu      sync.Mutex
-	pods    map[string]sandbox.Pod
-	err     error // of Lookup
-	ready   error
-	changed chan struct{}
-}
-
-func newPodList(pods ...sandbox.Pod) *podList {
-	l := &podList{pods: make(map[string]sandbox.Pod), changed: make(chan struct{}, 1)}
-	for _, p := range pods {
-		l.pods[p.UID] = p
-	}
-	return l
-}
-
-// edit changes the list.
-func (l *podList) edit(f func()) {
-	l.mu.Lock()
-	f()
-	l.mu.Unlock()
-	select {
-	case l.changed <- struct{}{}:
-	default:
-	}
-}
-
-func (l *podList) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-
-func (l *podList) Lookup(_ context.Context, uid string) (sandbox.Pod, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err != nil {
-		return sandbox.Pod{}, l.err
-	}
-	p, found := l.pods[uid]
-	if !found {
-		return p, fmt.Errorf("look up pod %q: %w", uid, sandbox.ErrNotFound)
-	}
-	return p, nil
-}
-
-func (l *podList) List() []sandbox.Pod {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := make([]sandbox.Pod, 0, len(l.pods))
-	for _, p := range l.pods {
-		out = append(out, p)
-	}
-	return out
-}
-
-func (l *podList) Changed() <-chan struct{} { return l.changed }
-
-func (l *podList) Ready() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ready
-}
-
-// dialFunc is a reach.Dialer.
-type dialFunc func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error)
-
-func (f dialFunc) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
-	return f(ctx, pod, port)
-}
-
-// dialTo reaches one address, whatever the pod.
-func dialTo(addr string) dialFunc {
-	return func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		return c.(*net.TCPConn), nil
-	}
-}
 
 // local are pods that are reached from this process.
 func local(dial reach.Dialer, pods ...sandbox.Pod) *reach.Local {
-	return localOf(newPodList(pods...), dial)
+	return localOf(reachtest.NewPods(pods...), dial)
 }
 
 // localOf are those of a source; dial nil: nobody dials them.
 func localOf(source reach.Source, dial reach.Dialer) *reach.Local {
 	if dial == nil {
-		dial = dialTo("127.0.0.1:1")
+		dial = reachtest.DialTo("127.0.0.1:1")
 	}
 	return &reach.Local{Source: source, Dialer: dial}
 }
@@ -147,30 +66,6 @@ func throughBroker(t testing.TB, l *reach.Local) reach.Pods {
 		}
 	})
 	return broker.NewClient(broker.ClientConfig{Socket: path})
-}
-
-// listenPod is a listener that stands for one in a pod.
-func listenPod(t testing.TB) *net.TCPListener {
-	t.Helper()
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-// acceptPod takes the pod's end of a connection.
-func acceptPod(t testing.TB, l *net.TCPListener) *net.TCPConn {
-	t.Helper()
-	_ = l.SetDeadline(time.Now().Add(limit))
-	c, err := l.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = c.SetDeadline(time.Now().Add(limit))
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // journal keeps what is logged, in JSON.
@@ -252,7 +147,7 @@ func start(t testing.TB, cfg Config, relays ...*relay) *running {
 		cfg.Relays = append(cfg.Relays, relay.addr)
 	}
 	if cfg.Pods == nil {
-		cfg.Pods = local(dialTo("127.0.0.1:1"), pod1)
+		cfg.Pods = local(reachtest.DialTo("127.0.0.1:1"), pod1)
 	}
 	if cfg.Identity == nil {
 		ca, cert, key := relays[0].ca.files(t, cfg.Node)

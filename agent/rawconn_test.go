@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
 	"github.com/culvert-k8s/culvert/forward/tunnel"
@@ -62,7 +63,7 @@ func TestRawConn(t *testing.T) {
 // sessionPair makes a session with itself.
 func sessionPair(t testing.TB, ca *authority) (client, server *tunnel.Session) {
 	t.Helper()
-	ln := listenPod(t)
+	ln := reachtest.Listen(t)
 	cert := ca.server(t)
 	type end struct {
 		sess *tunnel.Session

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 )
 
@@ -65,9 +66,9 @@ func TestReplicas(t *testing.T) {
 	name := &replicas{}
 	one, two := name.relay(t, "127.0.0.1"), name.relay(t, "127.0.0.2")
 	name.answer(one, two)
-	pod := listenPod(t)
+	pod := reachtest.Listen(t)
 	relayName := net.JoinHostPort("relay.test", name.port)
-	a := start(t, Config{Relays: []string{relayName}, Identity: joiner(t, name.ca), Resolve: name.Resolve, Pods: local(dialTo(pod.Addr().String()), pod1)})
+	a := start(t, Config{Relays: []string{relayName}, Identity: joiner(t, name.ca), Resolve: name.Resolve, Pods: local(reachtest.DialTo(pod.Addr().String()), pod1)})
 	first, second := one.tunnel(t, 1), two.tunnel(t, 1)
 	if first.reg.GetInstance() != second.reg.GetInstance() || !first.cert.Equal(second.cert) {
 		t.Error("another instance or another certificate at the other address")
@@ -87,7 +88,7 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("the log has tunnels to %v", addrs)
 	}
 	client := first.mustOpen(t, pod1.UID)
-	podEnd := acceptPod(t, pod)
+	podEnd := reachtest.Accept(t, pod)
 
 	// Both leave the name; the loss of one is why that is noticed at once.
 	three := name.relay(t, "127.0.0.3")

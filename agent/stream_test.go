@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
@@ -33,13 +34,13 @@ type joined struct {
 
 func joinStream(t testing.TB, to way, cfg Config) *joined {
 	t.Helper()
-	l := listenPod(t)
-	cfg.Pods = to(t, local(dialTo(l.Addr().String()), pod1))
+	l := reachtest.Listen(t)
+	cfg.Pods = to(t, local(reachtest.DialTo(l.Addr().String()), pod1))
 	j := &joined{relay: startRelay(t, &relay{})}
 	j.running = start(t, cfg, j.relay)
 	j.link = j.relay.tunnel(t, 1)
 	j.client = j.link.mustOpen(t, pod1.UID)
-	j.pod = acceptPod(t, l)
+	j.pod = reachtest.Accept(t, l)
 	return j
 }
 
@@ -213,11 +214,11 @@ func TestRefusals(t *testing.T) { bothWays(t, testRefusals) }
 
 func testRefusals(t *testing.T, to way) {
 	refusing := func(err error) *reach.Local {
-		return local(dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err }), pod1)
+		return local(reachtest.DialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err }), pod1)
 	}
 	lookup := func(err error) *reach.Local {
-		pods := newPodList()
-		pods.err = err
+		pods := reachtest.NewPods()
+		pods.LookupErr = err
 		return localOf(pods, nil)
 	}
 	secret := errors.New("open /run/secret: permission denied")
@@ -284,7 +285,7 @@ func podConnPair() (a, b forward.Conn, stop func(), err error) {
 		return nil, nil, nil, err
 	}
 	defer l.Close()
-	near, err := dialTo(l.Addr().String())(context.Background(), pod1, 0)
+	near, err := reachtest.DialTo(l.Addr().String())(context.Background(), pod1, 0)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -300,7 +301,7 @@ func TestManyStreams(t *testing.T) { bothWays(t, testManyStreams) }
 
 func testManyStreams(t *testing.T, to way) {
 	const n = 500
-	l := listenPod(t)
+	l := reachtest.Listen(t)
 	var pods sync.WaitGroup
 	pods.Go(func() {
 		for {
@@ -314,7 +315,7 @@ func testManyStreams(t *testing.T, to way) {
 	defer pods.Wait()
 	defer l.Close()
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Pods: to(t, local(dialTo(l.Addr().String()), pod1))}, r)
+	a := start(t, Config{Pods: to(t, local(reachtest.DialTo(l.Addr().String()), pod1))}, r)
 	k := r.tunnel(t, 1)
 	var open, all sync.WaitGroup
 	open.Add(n)

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -202,13 +203,13 @@ func TestDrainTimer(t *testing.T) {
 }
 
 // failing is a source of pods that gives up.
-type failing struct{ *podList }
+type failing struct{ *reachtest.Pods }
 
 func (failing) Run(context.Context) error { return errors.New("no more pods") }
 
 func TestPodsFail(t *testing.T) {
 	r := startRelay(t, &relay{})
-	a := start(t, Config{Pods: localOf(failing{newPodList()}, nil)}, r)
+	a := start(t, Config{Pods: localOf(failing{reachtest.NewPods()}, nil)}, r)
 	if err := a.ended(t); err == nil || !strings.Contains(err.Error(), "no more pods") {
 		t.Errorf("Run: %v", err)
 	}
@@ -217,7 +218,7 @@ func TestPodsFail(t *testing.T) {
 // TestPodsNotReady tells the log, once for each state.
 func TestPodsNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, pods := &journal{}, newPodList(pod1)
+		log, pods := &journal{}, reachtest.NewPods(pod1)
 		a, err := New(Config{Node: "n", Relays: []string{"r:1"}, Pods: localOf(pods, nil), Identity: &fixed{}, Log: log.logger()})
 		if err != nil {
 			t.Fatal(err)
@@ -226,9 +227,7 @@ func TestPodsNotReady(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); a.watchPods(ctx) }()
 		for _, ready := range []error{nil, errors.New("away"), nil} {
-			pods.mu.Lock()
-			pods.ready = ready
-			pods.mu.Unlock()
+			pods.Edit(func() { pods.NotReady = ready })
 			time.Sleep(time.Minute)
 		}
 		cancel()
@@ -258,7 +257,7 @@ func TestProxyFails(t *testing.T) {
 // TestNoRelay retries against nothing, and finds the relay when it comes.
 func TestNoRelay(t *testing.T) {
 	ca := newAuthority(t)
-	l := listenPod(t)
+	l := reachtest.Listen(t)
 	late := &relay{ca: ca, addr: l.Addr().String()}
 	l.Close()
 	a := start(t, Config{MaxBackoff: 20 * time.Millisecond}, late)

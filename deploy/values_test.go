@@ -62,6 +62,8 @@ func TestRefusals(t *testing.T) {
 		{"a short token", "{agentAuth: {expirationSeconds: 60}}", "/agentAuth/expirationSeconds"},
 		{"all capabilities", "{agent: {capabilities: [ALL]}}", "/agent/capabilities"},
 		{"ports", "{agent: {policy: {allowPorts: '80;81'}}}", "/agent/policy/allowPorts"},
+		{"pods on the node's network", "{agent: {policy: {allowHostNetwork: true}}}", "their own localhost and not the node's"},
+		{"the same by a flag", "{agent: {broker: {extraArgs: [--allow-host-network]}}}", "their own localhost and not the node's"},
 		{"number for a text", "{relay: {externalAddress: 7}}", "/relay/externalAddress"},
 		{"address with a scheme", "{relay: {externalAddress: 'https://relay.example.com'}}", "/relay/externalAddress"},
 		{"host network of agents is no value", "{agent: {hostNetwork: true}}", "hostNetwork"},

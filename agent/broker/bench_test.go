@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/netns/netnstest"
 )
 
@@ -55,10 +56,10 @@ func BenchmarkConnect(b *testing.B) {
 	}
 }
 
-func sourceOf(netns string) *pods {
+func sourceOf(netns string) *reachtest.Pods {
 	pod := web()
 	pod.NetNS = netns
-	return newPods(pod)
+	return reachtest.NewPods(pod)
 }
 
 // open opens and resets connections.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/forwardtest"
@@ -26,8 +27,9 @@ import (
 
 // TestConnConforms runs the suite of connections over sockets that were passed.
 func TestConnConforms(t *testing.T) {
-	l, port := listen(t)
-	c := connected(t, start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: dialHome}}).path)
+	l := reachtest.Listen(t)
+	port := reachtest.PortOf(l)
+	c := connected(t, start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}}).path)
 	mk := func() (forward.Conn, forward.Conn, func(), error) {
 		_, near, err := c.Connect(t.Context(), "uid-1", port)
 		if err != nil {
@@ -46,23 +48,24 @@ func TestConnConforms(t *testing.T) {
 // TestSameAnswers asks a Local and a broker over it the same: pod, code, text and
 // what a log is told are the same, but for where the pod's network is.
 func TestSameAnswers(t *testing.T) {
-	closed, port := listen(t)
+	closed := reachtest.Listen(t)
+	port := reachtest.PortOf(closed)
 	closed.Close()
 	failing := func(err error) *reach.Local {
-		return &reach.Local{Source: newPods(web()), Dialer: dialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err })}
+		return &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialFunc(func(context.Context, sandbox.Pod, uint16) (forward.Socket, error) { return nil, err })}
 	}
 	unknown := func(err error) *reach.Local {
-		p := newPods(web())
-		p.err = err
-		return &reach.Local{Source: p, Dialer: dialHome}
+		p := reachtest.NewPods(web())
+		p.LookupErr = err
+		return &reach.Local{Source: p, Dialer: reachtest.DialHome()}
 	}
 	ruled := func(pod sandbox.Pod, p reach.Policy) *reach.Local {
-		return &reach.Local{Source: newPods(pod), Dialer: dialHome, Policy: p}
+		return &reach.Local{Source: reachtest.NewPods(pod), Dialer: reachtest.DialHome(), Policy: p}
 	}
 	host := web()
 	host.HostNetwork, host.NetNS = true, ""
 	for name, l := range map[string]*reach.Local{
-		"no such pod":     {Source: newPods(), Dialer: dialHome},
+		"no such pod":     {Source: reachtest.NewPods(), Dialer: reachtest.DialHome()},
 		"lookups busy":    unknown(fmt.Errorf("look up: %w", sandbox.ErrBusy)),
 		"runtime away":    unknown(fmt.Errorf("%w: dial /run/secret", sandbox.ErrUnavailable)),
 		"lookup fails":    unknown(errors.New("something else")),
@@ -70,7 +73,7 @@ func TestSameAnswers(t *testing.T) {
 		"host network":    ruled(host, reach.Policy{}),
 		"port denied":     ruled(web(), reach.Policy{DenyPorts: []reach.PortRange{{From: 1, To: 65535}}}),
 		"not allowed":     ruled(web(), reach.Policy{AllowNamespaces: []string{"other"}}),
-		"not listening":   {Source: newPods(web()), Dialer: dialHome},
+		"not listening":   {Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()},
 		"namespace gone":  failing(fmt.Errorf("open: %w", netns.ErrGone)),
 		"own namespace":   failing(netns.ErrHost),
 		"dials busy":      failing(netns.ErrBusy),
@@ -114,10 +117,10 @@ func same(t *testing.T, got, want error) {
 // TestFollow keeps a client up to date: pods, in pieces if there are many, and
 // whether they can be known.
 func TestFollow(t *testing.T) {
-	source := newPods()
-	source.ready = errors.New("containerd is away")
+	source := reachtest.NewPods()
+	source.NotReady = errors.New("containerd is away")
 	c := connected(t, start(t, "", Config{Pods: &reach.Local{
-		Source: source, Dialer: dialHome, Policy: reach.Policy{AllowHostNetwork: true},
+		Source: source, Dialer: reachtest.DialHome(), Policy: reach.Policy{AllowHostNetwork: true},
 	}}).path)
 	eventually(t, "the trouble is known", func() bool { return fmt.Sprint(c.Ready()) == "containerd is away" })
 	if c.Away() != nil || !c.HostNetwork() || len(c.List()) > 0 {
@@ -128,7 +131,7 @@ func TestFollow(t *testing.T) {
 		many = append(many, sandbox.Pod{Namespace: strings.Repeat("n", 63), Name: strings.Repeat("p", 253), UID: fmt.Sprint("uid-", i), HostNetwork: i%2 == 0})
 	}
 	for _, now := range [][]sandbox.Pod{{web()}, many, {}, {web()}} {
-		source.edit(func() { source.all, source.ready = now, nil })
+		source.Edit(func() { source.All, source.NotReady = now, nil })
 		want := []sandbox.Pod{}
 		for _, p := range now {
 			p.Created = p.Created.UTC()
@@ -139,7 +142,7 @@ func TestFollow(t *testing.T) {
 			return c.Ready() == nil && reflect.DeepEqual(c.List(), want)
 		})
 	}
-	source.edit(func() { source.ready = errors.New("away again") })
+	source.Edit(func() { source.NotReady = errors.New("away again") })
 	eventually(t, "the trouble is known", func() bool { return fmt.Sprint(c.Ready()) == "away again" })
 	if len(c.List()) != 1 {
 		t.Errorf("pods are forgotten: %v", c.List())
@@ -148,8 +151,9 @@ func TestFollow(t *testing.T) {
 
 // TestBrokerDies goes on with what there is and asks again when it is back.
 func TestBrokerDies(t *testing.T) {
-	l, port := listen(t)
-	local := &reach.Local{Source: newPods(web()), Dialer: dialHome}
+	l := reachtest.Listen(t)
+	port := reachtest.PortOf(l)
+	local := &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}
 	first := start(t, "", Config{Pods: local})
 	c := connected(t, first.path)
 	eventually(t, "the pod is known", func() bool { return len(c.List()) == 1 })
@@ -158,7 +162,7 @@ func TestBrokerDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	pod := accept(t, l)
+	pod := reachtest.Accept(t, l)
 	first.stop()
 	eventually(t, "the broker is missed", func() bool { return errors.Is(c.Away(), ErrAway) && errors.Is(c.Ready(), ErrAway) })
 	if len(c.List()) != 1 {
@@ -190,7 +194,7 @@ func TestBrokerDies(t *testing.T) {
 // TestStaleConnection asks on a connection whose broker has ended and been replaced
 // before anybody noticed.
 func TestStaleConnection(t *testing.T) {
-	local := &reach.Local{Source: newPods(web()), Dialer: dialHome}
+	local := &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}
 	first := start(t, "", Config{Pods: local})
 	c := NewClient(ClientConfig{Socket: first.path}) // follows nobody
 	defer c.drop(true)
@@ -248,17 +252,18 @@ func TestSilentBroker(t *testing.T) {
 // TestGivenUp closes the connection of a question that nobody waits for any more:
 // its answer, and the socket with it, must not be taken for that of the next.
 func TestGivenUp(t *testing.T) {
-	l, port := listen(t)
+	l := reachtest.Listen(t)
+	port := reachtest.PortOf(l)
 	let := make(chan struct{})
-	slow := dialFunc(func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
+	slow := reachtest.DialFunc(func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
 		if pod.Name == "slow" {
 			<-let
 		}
-		return dialHome(context.WithoutCancel(ctx), pod, port)
+		return reachtest.DialHome()(context.WithoutCancel(ctx), pod, port)
 	})
 	laggard := web()
 	laggard.Name, laggard.UID = "slow", "uid-2"
-	c := connected(t, start(t, "", Config{Pods: &reach.Local{Source: newPods(web(), laggard), Dialer: slow}}).path)
+	c := connected(t, start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web(), laggard), Dialer: slow}}).path)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, _, err := c.Connect(ctx, "uid-2", port); err == nil {
@@ -272,7 +277,7 @@ func TestGivenUp(t *testing.T) {
 	defer conn.Close()
 	// Of the two that the pod sees one ends, and the other is the one that came here.
 	got := make(chan string, 2)
-	both := []*net.TCPConn{accept(t, l), accept(t, l)}
+	both := []*net.TCPConn{reachtest.Accept(t, l), reachtest.Accept(t, l)}
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	for _, far := range both {

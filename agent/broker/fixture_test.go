@@ -4,71 +4,17 @@ package broker
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/sandbox"
-	"github.com/culvert-k8s/culvert/forward"
 )
 
 // patience bounds what should happen at once, on a machine that is busy.
 const patience = 30 * time.Second
-
-// pods is a source of pods.
-type pods struct {
-	mu      sync.Mutex
-	all     []sandbox.Pod
-	err     error // of Lookup
-	ready   error
-	changed chan struct{}
-}
-
-func newPods(all ...sandbox.Pod) *pods { return &pods{all: all, changed: make(chan struct{}, 1)} }
-
-func (p *pods) edit(f func()) {
-	p.mu.Lock()
-	f()
-	p.mu.Unlock()
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
-}
-
-func (p *pods) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-
-func (p *pods) Lookup(_ context.Context, uid string) (sandbox.Pod, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err != nil {
-		return sandbox.Pod{}, p.err
-	}
-	i := slices.IndexFunc(p.all, func(p sandbox.Pod) bool { return p.UID == uid })
-	if i < 0 {
-		return sandbox.Pod{}, fmt.Errorf("look up pod %q: %w", uid, sandbox.ErrNotFound)
-	}
-	return p.all[i], nil
-}
-
-func (p *pods) List() []sandbox.Pod {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.all)
-}
-
-func (p *pods) Changed() <-chan struct{} { return p.changed }
-
-func (p *pods) Ready() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ready
-}
 
 // web is a pod as its node knows it; a client is not told where its network is.
 func web() sandbox.Pod {
@@ -78,45 +24,6 @@ func web() sandbox.Pod {
 func told(p sandbox.Pod) sandbox.Pod {
 	p.NetNS = ""
 	return p
-}
-
-// dialFunc is a reach.Dialer.
-type dialFunc func(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error)
-
-func (f dialFunc) DialPod(ctx context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
-	return f(ctx, pod, port)
-}
-
-// dialHome reaches the port on this test's own localhost, whatever the pod.
-var dialHome = dialFunc(func(ctx context.Context, _ sandbox.Pod, port uint16) (forward.Socket, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return nil, err
-	}
-	return c.(*net.TCPConn), nil
-})
-
-// listen is a service of the pod.
-func listen(t testing.TB) (l *net.TCPListener, port uint16) {
-	t.Helper()
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l, uint16(l.Addr().(*net.TCPAddr).Port)
-}
-
-func accept(t testing.TB, l *net.TCPListener) *net.TCPConn {
-	t.Helper()
-	_ = l.SetDeadline(time.Now().Add(patience))
-	c, err := l.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = c.SetDeadline(time.Now().Add(patience))
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // running is a server that runs until its test ends or stop is called.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 	"github.com/culvert-k8s/culvert/agent/sandbox"
 	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/proto/stream"
@@ -66,7 +67,7 @@ func ended(t testing.TB, c *net.UnixConn) {
 
 // never is a dialer that must not be asked.
 func never(t testing.TB) reach.Dialer {
-	return dialFunc(func(_ context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
+	return reachtest.DialFunc(func(_ context.Context, pod sandbox.Pod, port uint16) (forward.Socket, error) {
 		t.Errorf("dialled %s/%s port %d", pod.Namespace, pod.Name, port)
 		return nil, errors.New("must not be")
 	})
@@ -74,7 +75,7 @@ func never(t testing.TB) reach.Dialer {
 
 // TestOtherUsersMayNotAsk closes whoever is not the agent, before it is heard.
 func TestOtherUsersMayNotAsk(t *testing.T) {
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: never(t)}, UID: os.Geteuid() + 1})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: never(t)}, UID: os.Geteuid() + 1})
 	c := raw(t, r.path)
 	if a, fd, err := say(t, c, connectTo("uid-1", 80)); err == nil {
 		t.Errorf("answered: %+v, %d", a, fd)
@@ -88,7 +89,7 @@ func TestPolicyIsTheBrokers(t *testing.T) {
 		return sandbox.Pod{Namespace: ns, Name: "p", UID: uid, HostNetwork: host}
 	}
 	r := start(t, "", Config{Pods: &reach.Local{
-		Source: newPods(pod("kube-system", "system", false), pod("shop", "web", false), pod("shop", "host", true), pod("other", "other", false)),
+		Source: reachtest.NewPods(pod("kube-system", "system", false), pod("shop", "web", false), pod("shop", "host", true), pod("other", "other", false)),
 		Dialer: never(t),
 		Policy: reach.Policy{
 			AllowNamespaces: []string{"shop", "kube-system"}, DenyNamespaces: []string{"kube-system"},
@@ -116,7 +117,7 @@ func TestPolicyIsTheBrokers(t *testing.T) {
 // TestGarbage sends what is no question. It is refused or not answered at all, the
 // broker hangs up, and others are served.
 func TestGarbage(t *testing.T) {
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: never(t)}})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: never(t)}})
 	good := connectTo("uid-1", 80)
 	spoilt := func(at int, with byte) []byte {
 		b := bytes.Clone(good)
@@ -166,7 +167,7 @@ func TestGarbage(t *testing.T) {
 // TestDescriptorsFromBelow sends descriptors to the broker, which must not keep
 // them: its own would run out.
 func TestDescriptorsFromBelow(t *testing.T) {
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: never(t)}})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: never(t)}})
 	c := raw(t, r.path)
 	mine := make([]int, 100) // standard input, a hundred times
 	find := appendQuestion(nil, question{kind: askFind, wait: patience, uid: "uid-1"})
@@ -190,7 +191,7 @@ func TestDescriptorsFromBelow(t *testing.T) {
 // TestFloodOfConnections lets as many in as may be, and serves those.
 func TestFloodOfConnections(t *testing.T) {
 	const most = 8
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: never(t)}, MaxConns: most})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: never(t)}, MaxConns: most})
 	find := appendQuestion(nil, question{kind: askFind, wait: patience, uid: "uid-1"})
 	var in []*net.UnixConn
 	for range most {
@@ -219,7 +220,7 @@ func TestFloodOfConnections(t *testing.T) {
 
 // TestFollowersAreFew refuses one too many, since each costs a list at every change.
 func TestFollowersAreFew(t *testing.T) {
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: never(t)}})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: never(t)}})
 	follow := appendQuestion(nil, question{kind: askFollow})
 	for range maxFollowers {
 		c := raw(t, r.path)
@@ -242,7 +243,7 @@ func TestFollowersAreFew(t *testing.T) {
 func TestFloodOfDials(t *testing.T) {
 	const most = 4
 	var under, peak atomic.Int64
-	hanging := dialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
+	hanging := reachtest.DialFunc(func(ctx context.Context, _ sandbox.Pod, _ uint16) (forward.Socket, error) {
 		now := under.Add(1)
 		for old := peak.Load(); old < now && !peak.CompareAndSwap(old, now); old = peak.Load() {
 		}
@@ -250,7 +251,7 @@ func TestFloodOfDials(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
-	local := &reach.Local{Source: newPods(web()), Dialer: hanging}
+	local := &reach.Local{Source: reachtest.NewPods(web()), Dialer: hanging}
 	r := start(t, "", Config{Pods: local, MaxConns: most, OpenTimeout: time.Hour})
 	flood := func(questions int) (all []*net.UnixConn) {
 		for range 10 * most {
@@ -285,7 +286,8 @@ func TestFloodOfDials(t *testing.T) {
 // TestNeverReads asks for sockets and takes none. What is queued is bounded, and the
 // broker keeps none of them itself once it has hung up.
 func TestNeverReads(t *testing.T) {
-	l, port := listen(t)
+	l := reachtest.Listen(t)
+	port := reachtest.PortOf(l)
 	var accepting sync.WaitGroup
 	var there atomic.Int64
 	accepting.Go(func() {
@@ -304,7 +306,7 @@ func TestNeverReads(t *testing.T) {
 	})
 	defer accepting.Wait()
 	defer l.Close()
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: dialHome}})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}})
 	r.writeTimeout = 100 * time.Millisecond
 	before := descriptors(t)
 	c := raw(t, r.path)
@@ -327,7 +329,7 @@ func TestNeverReads(t *testing.T) {
 
 // TestStalledFollower is hung up on, whatever the pods do.
 func TestStalledFollower(t *testing.T) {
-	source := newPods(web())
+	source := reachtest.NewPods(web())
 	r := start(t, "", Config{Pods: &reach.Local{Source: source, Dialer: never(t)}})
 	r.writeTimeout = 50 * time.Millisecond
 	c := raw(t, r.path)
@@ -336,7 +338,7 @@ func TestStalledFollower(t *testing.T) {
 	}
 	eventually(t, "it is let in", func() bool { return r.count() == 1 })
 	eventually(t, "it is hung up on", func() bool {
-		source.edit(func() {})
+		source.Edit(func() {})
 		return r.count() == 0
 	})
 }
@@ -344,9 +346,10 @@ func TestStalledFollower(t *testing.T) {
 // TestNoDescriptors lets a client hold so many sockets that this process, which the
 // broker shares with it here, has no descriptor left. Both come back to life.
 func TestNoDescriptors(t *testing.T) {
-	l, port := listen(t)
+	l := reachtest.Listen(t)
+	port := reachtest.PortOf(l)
 	defer l.Close()
-	r := start(t, "", Config{Pods: &reach.Local{Source: newPods(web()), Dialer: dialHome}})
+	r := start(t, "", Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}})
 	c := connected(t, r.path)
 	var old syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {

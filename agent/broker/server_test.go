@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
+	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
 )
 
 // TestListen takes the place of what an earlier broker left, and touches nothing that
@@ -55,7 +56,7 @@ func TestListen(t *testing.T) {
 
 // TestLinger answers an agent that drains, and ends with it.
 func TestLinger(t *testing.T) {
-	s, err := New(Config{Pods: &reach.Local{Source: newPods(web()), Dialer: dialHome}, UID: os.Geteuid(), Linger: time.Hour})
+	s, err := New(Config{Pods: &reach.Local{Source: reachtest.NewPods(web()), Dialer: reachtest.DialHome()}, UID: os.Geteuid(), Linger: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,12 +103,12 @@ func TestLinger(t *testing.T) {
 }
 
 // failing is a source that gives up.
-type failing struct{ *pods }
+type failing struct{ *reachtest.Pods }
 
 func (failing) Run(context.Context) error { return errors.New("no more pods") }
 
 func TestSourceFails(t *testing.T) {
-	s, err := New(Config{Pods: &reach.Local{Source: failing{newPods()}, Dialer: dialHome}})
+	s, err := New(Config{Pods: &reach.Local{Source: failing{reachtest.NewPods()}, Dialer: reachtest.DialHome()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,8 +124,8 @@ func TestSourceFails(t *testing.T) {
 func TestConfig(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"nothing":   {},
-		"no source": {Pods: &reach.Local{Dialer: dialHome}},
-		"no dialer": {Pods: &reach.Local{Source: newPods()}},
+		"no source": {Pods: &reach.Local{Dialer: reachtest.DialHome()}},
+		"no dialer": {Pods: &reach.Local{Source: reachtest.NewPods()}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)

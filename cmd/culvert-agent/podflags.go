@@ -43,7 +43,7 @@ func (f *podFlags) register(fl *flag.FlagSet) {
 	fl.Var(&f.denyNS, "deny-namespaces", "namespaces that may not be reached")
 	fl.StringVar(&f.allowPorts, "allow-ports", "", "the only ports that may be reached, as 80,8000-8100")
 	fl.StringVar(&f.denyPorts, "deny-ports", "", "ports that may not be reached, as 22,10250")
-	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the node's localhost")
+	fl.BoolVar(&f.allowHost, "allow-host-network", false, "let streams into pods with host networking, and so to everything on the agent's own localhost, which must be the node's")
 	fl.IntVar(&f.maxDials, "max-dials", 256, "the most dials into pods under way at once")
 }
 

@@ -132,6 +132,8 @@ func (f *front) serve(v *visitor, carrier *tunnel.Carrier) {
 	f.mu.Lock()
 	f.guests[conn] = g
 	f.mu.Unlock()
+	late := time.AfterFunc(f.srv.cfg.HandshakeTimeout, func() { f.giveUp(g) })
+	defer late.Stop()
 	if f.in.deliver(conn) {
 		<-g.gone
 	}
@@ -154,6 +156,16 @@ func (f *front) leave(g *guest) bool {
 		return false
 	}
 	return true
+}
+
+// giveUp hangs up on a connection that has not asked for anything yet. On HTTP/2
+// net/http has no limit for that: a header may go on and on.
+func (f *front) giveUp(g *guest) {
+	g.admit.Do(func() {
+		g.refusal = &stream.Error{Code: stream.Timeout, Text: "no request came in time"}
+		f.leave(g)
+		_ = g.visitor.conn.Close() // never waits
+	})
 }
 
 func (f *front) find(c net.Conn) *guest {

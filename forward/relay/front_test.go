@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -247,11 +248,19 @@ func TestSlowRequestsKeepNobodyOut(t *testing.T) {
 
 func TestSlowRequestIsHungUpOn(t *testing.T) {
 	h := newHouse(t, Config{HTTP: newWeb().on, HandshakeTimeout: 300 * time.Millisecond})
-	for _, text := range []string{"", "GET / HT", "GET / HTTP/1.1\r\nHost: relay\r\nX: y"} {
-		c := h.secure("http/1.1")
-		write(t, c, []byte(text))
-		if b, err := io.ReadAll(c); errors.Is(err, context.DeadlineExceeded) || len(b) > 200 {
-			t.Errorf("%q: %d bytes, %v", text, len(b), err)
+	const begin = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	for _, tt := range []struct{ proto, text string }{
+		{"http/1.1", ""},
+		{"http/1.1", "GET / HT"},
+		{"http/1.1", "GET / HTTP/1.1\r\nHost: relay\r\nX: y"},
+		{"h2", ""},
+		{"h2", begin},
+		{"h2", begin + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82"}, // a header that goes on
+	} {
+		c := h.secure(tt.proto)
+		write(t, c, []byte(tt.text))
+		if b, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) || len(b) > 200 {
+			t.Errorf("%s %q: %d bytes, %v", tt.proto, tt.text, len(b), err)
 		}
 	}
 	eventually(t, "nobody is at the door", func() bool { return h.s.door.len() == 0 })

@@ -104,7 +104,7 @@ func upstream() []behaviour {
 			}, everywhere, ""})
 	}
 	list = append(list, behaviour{"a pod with host networking", hostNetwork, refusedByUs,
-		"refused: what listens on a node's localhost is seldom meant for users; the chart's agent.policy.allowHostNetwork allows it"})
+		"refused: what listens on a node's localhost is seldom meant for users, and agents are not on their node's network"})
 	return append(list, behaviour{"a client that leaves in the middle of a download does not disturb the next", abandons, oldStock, "kubectl before 1.32 may stop reading its session"})
 }
 

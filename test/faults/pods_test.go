@@ -4,8 +4,9 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"syscall"
@@ -52,24 +53,19 @@ func deletedUnderDial(t *testing.T, r *rig) {
 		t.Error(err)
 	}
 	_ = conn.SetDeadline(time.Now().Add(500 * time.Millisecond))
-	if _, err := conn.Read(make([]byte, 1)); !isTimeout(err) {
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the pod was to be slow: %v", err)
 	}
 	must(t, pod.Delete())
 	began := time.Now()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	_, err = conn.Read(make([]byte, 1))
-	if isTimeout(err) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a dial into a pod that is gone does not end")
 	}
 	line, err := p.WaitLine(regexp.MustCompile(`^error: forwarding \d+ -> \d+: (.*)$`), patience)
 	must(t, err)
 	t.Logf("a dial into a pod that was deleted ended after %v: %s", time.Since(began).Round(time.Millisecond), line[1])
-}
-
-func isTimeout(err error) bool {
-	e, ok := err.(net.Error)
-	return ok && e.Timeout()
 }
 
 // deaf is a port of a pod whose queue is full: it neither accepts nor refuses.

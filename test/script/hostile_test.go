@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -78,15 +79,10 @@ func (s *script) throw(kind string, host *lab.Host, address string) (said string
 	// It may be cut off in the middle, which is as good as any answer.
 	attackErr := attack(c)
 	n, err := io.Copy(io.Discard, c)
-	if isTimeout(err) || isTimeout(attackErr) {
+	if errors.Is(errors.Join(attackErr, err), os.ErrDeadlineExceeded) {
 		return "", fmt.Errorf("%s: the connection is still open: %w", kind, errors.Join(attackErr, err))
 	}
 	return fmt.Sprintf("%s: closed after %v and %d bytes: %v, %v", kind, time.Since(began).Round(time.Millisecond), n, attackErr, err), nil
-}
-
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 func write(w io.Writer, b []byte) error {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -101,7 +102,7 @@ func (s *script) talkNoMux(ctx context.Context) error {
 	if err == nil {
 		_, err = io.Copy(io.Discard, carrier)
 	}
-	if isTimeout(err) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("the relay has not hung up: %w", err)
 	}
 	return nil

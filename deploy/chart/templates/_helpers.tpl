@@ -141,9 +141,6 @@ imagePullSecrets:
 {{- with .policy.denyPorts }}
 - --deny-ports={{ . }}
 {{- end }}
-{{- if .policy.allowHostNetwork }}
-- --allow-host-network
-{{- end }}
 {{- end -}}
 {{- end -}}
 

@@ -60,7 +60,7 @@ func (h *Handler) newCarrier(ctx context.Context, conn net.Conn, user Session, d
 	c := &carrier{
 		cfg: &h.cfg, door: door, user: user, conn: conn,
 		out:   newOutbound(conn, f, &h.batches),
-		in:    newStore(&h.blocks, h.cfg.SessionBuffer),
+		in:    newStore(&h.blocks, h.cfg.SessionBuffer, &h.budget),
 		conns: make(map[*streamConn]struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)

@@ -32,6 +32,11 @@ type Config struct {
 	// means 32 MiB.
 	SessionBuffer int
 
+	// TotalBuffer bounds the same for all sessions together, but for 64 KiB that each
+	// may hold in any case: with less room they are slower and lose nothing. 0 means
+	// 256 MiB.
+	TotalBuffer int
+
 	// PairTimeout bounds the time between the two streams of a connection. 0
 	// means 30 s.
 	PairTimeout time.Duration
@@ -78,6 +83,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxConnections, 1000)
 	setDefault(&c.StreamBuffer, 4<<20)
 	setDefault(&c.SessionBuffer, 32<<20)
+	setDefault(&c.TotalBuffer, 256<<20)
 	setDefault(&c.PairTimeout, 30*time.Second)
 	setDefault(&c.DialTimeout, 25*time.Second)
 	setDefault(&c.StallTimeout, 30*time.Second)

@@ -18,11 +18,14 @@ type Handler struct {
 	cfg     Config
 	blocks  sync.Pool // of *block
 	batches sync.Pool // of *batch
+	budget  budget
 }
 
 // New makes a Handler.
 func New(cfg Config) *Handler {
-	return &Handler{cfg: cfg.withDefaults()}
+	h := &Handler{cfg: cfg.withDefaults()}
+	h.budget.limit = int64(h.cfg.TotalBuffer)
+	return h
 }
 
 // ServeSession answers a request for pods/NAME/portforward that was let in, and

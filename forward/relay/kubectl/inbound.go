@@ -11,23 +11,37 @@ const blockSize = 16 << 10
 
 type block [blockSize]byte
 
+// ownRoom is what a session may hold however much the others do: enough to go on,
+// slowly. It is whole blocks.
+const ownRoom = 4 * blockSize
+
+// budget bounds what all sessions of a Handler hold beyond what is each one's own.
+// One user may have many sessions, and many pods that read nothing.
+type budget struct {
+	limit int64 // bytes
+	used  atomic.Int64
+}
+
 // store holds what a session has read and its pods have not taken. The blocks come
 // from a pool that all sessions share.
 type store struct {
-	pool  *sync.Pool // of *block
-	limit int        // bytes
-	used  atomic.Int64
+	pool   *sync.Pool // of *block
+	limit  int        // bytes
+	used   atomic.Int64
+	shared *budget
 
 	waiting atomic.Bool   // the session's reader waits for room
 	freed   chan struct{} // holds one token: there may be some
 }
 
-func newStore(pool *sync.Pool, limit int) *store {
-	return &store{pool: pool, limit: limit, freed: make(chan struct{}, 1)}
+func newStore(pool *sync.Pool, limit int, shared *budget) *store {
+	return &store{pool: pool, limit: limit, shared: shared, freed: make(chan struct{}, 1)}
 }
 
 func (s *store) lend() *block {
-	s.used.Add(blockSize)
+	if s.used.Add(blockSize) > ownRoom {
+		s.shared.used.Add(blockSize)
+	}
 	if b, ok := s.pool.Get().(*block); ok {
 		return b
 	}
@@ -36,11 +50,16 @@ func (s *store) lend() *block {
 
 func (s *store) takeBack(b *block) {
 	s.pool.Put(b)
-	s.used.Add(-blockSize)
+	if s.used.Add(-blockSize) >= ownRoom {
+		s.shared.used.Add(-blockSize)
+	}
 }
 
 // full reports whether no further block may be lent.
-func (s *store) full() bool { return s.used.Load()+blockSize > int64(s.limit) }
+func (s *store) full() bool {
+	next := s.used.Load() + blockSize
+	return next > int64(s.limit) || next > ownRoom && s.shared.used.Load()+blockSize > s.shared.limit
+}
 
 // nudge tells a waiting reader to look again.
 func (s *store) nudge() {

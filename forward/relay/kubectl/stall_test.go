@@ -1,6 +1,7 @@
 package kubectl
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/forward/forwardtest"
 )
 
 // upload writes n bytes in the background and reports what came of it.
@@ -171,29 +173,63 @@ func TestSessionBufferIsShared(t *testing.T) {
 	})
 }
 
-// Whoever makes the server answer and does not read the answers is not read either.
-func TestAnswersThatNobodyReads(t *testing.T) {
+// Sessions of one user may be many, and so may the pods that read nothing. What all
+// of them hold is bounded; who has other pods goes on, and nothing is lost.
+func TestAllSessionsShareABudget(t *testing.T) {
+	const total, each, greedy = 1 << 20, 2 << 20, 8
 	synctest.Test(t, func(t *testing.T) {
-		client, server := net.Pipe()
-		h := New(Config{})
-		ended := make(chan error, 1)
-		go func() { ended <- h.serveSPDY(t.Context(), server, server, newPod(nil)) }()
-		sent := make(chan int, 1)
-		go func() {
-			n := 0
-			for ping := appendPing(nil, 1); ; n++ {
-				if _, err := client.Write(ping); err != nil {
-					break
-				}
-			}
-			sent <- n
-		}()
-		if err := <-ended; !errors.Is(err, errBlocked) {
+		h, pods := New(Config{TotalBuffer: total}), make(chan forward.Conn, 1)
+		var p *pod
+		p = newPod(func(context.Context, uint16) (Connection, error) {
+			a, b := forwardtest.Pipe()
+			pods <- b
+			return &link{pod: p, conn: a}, nil
+		})
+		ended := make(chan error, greedy+1)
+		begin := func() (*rawClient, *rawStream, forward.Conn) {
+			client, server := net.Pipe()
+			go func() { ended <- h.serveSPDY(context.Background(), server, server, p) }()
+			c := newRawClient(t, client)
+			data, _ := mustConnect(t, c, 1)
+			return c, data, <-pods
+		}
+		var clients []*rawClient
+		var asleep []forward.Conn
+		var uploads []<-chan error
+		for range greedy {
+			c, data, server := begin()
+			clients, asleep, uploads = append(clients, c), append(asleep, server), append(uploads, upload(data, each))
+		}
+		synctest.Wait()
+		if n := h.budget.used.Load(); n < total/2 || n > total+greedy*blockSize {
+			t.Errorf("%d bytes are held, %d are allowed", n, total)
+		}
+		c, data, server := begin()
+		clients = append(clients, c)
+		done := upload(data, each)
+		if _, err := io.ReadFull(server, make([]byte, each)); err != nil {
+			t.Errorf("who has a good pod: %v", err)
+		}
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		_ = client.Close()
-		if n := <-sent; n*12 > 2*maxControl {
-			t.Errorf("%d pings were taken", n)
+		if err := exchangeWith(data, server); err != nil {
+			t.Error(err)
+		}
+		for i, pod := range asleep {
+			if _, err := io.ReadFull(pod, make([]byte, each)); err != nil {
+				t.Errorf("a pod awoke and read %v", err)
+			}
+			if err := <-uploads[i]; err != nil {
+				t.Error(err)
+			}
+		}
+		for _, c := range clients {
+			c.close()
+			<-ended
+		}
+		if n := h.budget.used.Load(); n != 0 {
+			t.Errorf("%d bytes are still held", n)
 		}
 	})
 }
