@@ -36,12 +36,12 @@ type Config struct {
 	MaxStreams int
 
 	// Window is the credit in bytes a stream's sender gets, at least 256 KiB.
-	// 0 means 512 KiB, and more for a stream that has used half of it within a
-	// round trip, as far as MaxWindow and Memory allow.
+	// 0 means 512 KiB, and more for a stream that has used half of it within two
+	// round trips, as far as MaxWindow and Memory allow.
 	Window uint32
 
 	// MaxWindow bounds the window of a stream on a long path. 0 means
-	// 16 MiB.
+	// 32 MiB.
 	MaxWindow uint32
 
 	// PingAfter is the silence from the peer after which it is asked whether
@@ -68,7 +68,7 @@ func (c Config) withDefaults() Config {
 	}
 	c.MaxStreams = min(c.MaxStreams, maxStreamsLimit)
 	if c.MaxWindow == 0 {
-		c.MaxWindow = 16 << 20
+		c.MaxWindow = 32 << 20
 	}
 	c.MaxWindow = max(c.MaxWindow, lanWindow)
 	if c.PingAfter <= 0 {

@@ -7,32 +7,50 @@ import "time"
 func (st *Stream) consumed(n int) (credit int) {
 	r := &st.in
 	r.owed += n
-	if r.owed < r.window/2 || r.fin {
+	if r.fin {
 		return 0
 	}
-	credit, r.owed = r.owed, 0
-	credit += st.grow()
+	more := st.grow(n)
+	if more == 0 && r.owed < r.batch() {
+		return 0
+	}
+	credit, r.owed = r.owed+more, 0
 	r.grant += credit
 	return credit
 }
 
-// grow doubles the window of a stream that has used half of it within a round
-// trip: then its sender waits for credit, and not for the path. It returns what
-// the window grew by.
-func (st *Stream) grow() int {
-	r, now := &st.in, time.Now()
-	took := now.Sub(r.since)
-	r.since = now
+// batch is how much credit is given at once. What is held back is missing from the
+// window: with half of it held back, as is usual, a sender that waits for credit gets
+// half a window for each round trip.
+func (r *receiving) batch() int { return max(r.window/8, min(r.window, lanWindow)/4) }
+
+// grow enlarges the window of a stream that has used half of it within two round
+// trips: then its sender waits for credit, and not for the path (one would do if credit
+// and data were never late). The window doubles,
+// or becomes at once what another stream of the session has filled before. It returns
+// what the window grew by.
+func (st *Stream) grow(n int) int {
+	r := &st.in
 	most := int(st.sess.cfg.MaxWindow) - r.window
-	if r.fixed || most <= 0 || took > st.sess.path.roundTrip(now, st.sess.out) {
+	if r.fixed || most <= 0 {
 		return 0
 	}
-	more := min(r.window, most)
+	if r.read += n; r.read < r.window/2 && !r.since.IsZero() {
+		return 0
+	}
+	now, path := time.Now(), &st.sess.path
+	took, first := now.Sub(r.since), r.since.IsZero()
+	r.since, r.read = now, 0
+	if trip := path.roundTrip(now, st.sess.out); first || took > 2*trip {
+		return 0
+	}
+	more := min(max(r.window, int(path.window.Load())-r.window), most)
 	if !r.box.mem.reserve(more) {
 		return 0
 	}
 	r.window += more
 	r.grown += more
+	path.window.Store(int64(r.window))
 	return more
 }
 

@@ -26,6 +26,8 @@ type path struct {
 	// Written by the session's receiver alone. In nanoseconds, 0: not known.
 	shortest, before atomic.Int64 // of this period, and of the one before
 	since            time.Time    // when this period began
+
+	window atomic.Int64 // to which a stream's has grown last
 }
 
 // roundTrip returns what is known, 0 if nothing, and measures again if that is old. It

@@ -19,7 +19,8 @@ type receiving struct {
 	owed   int       // read and not granted again yet
 	grown  int       // what window was enlarged by
 	fixed  bool      // it does not grow (any more)
-	since  time.Time // when credit was given last
+	read   int       // of the current half of the window
+	since  time.Time // when that began
 	fin    bool
 	sawEOF bool
 
