@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-k8s/culvert/test/faults/traffic"
 	"github.com/culvert-k8s/culvert/test/lab"
 )
 
@@ -74,6 +75,7 @@ func TestCrowd(t *testing.T) {
 		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", p.name, r.clean[p.name], with[p.name], r.last[p.name])
 	}
 	report.of(titleCrowd).text = text.String()
+	report.figures = &figures{name: figuresCrowd, totals: traffic.Totals{Begun: crowd, Bytes: crowdBytes(crowd)}}
 	t.Log("\n" + text.String())
 }
 
@@ -113,6 +115,18 @@ func gather(ctx context.Context, from *lab.Host, to []string, n int, together fu
 	return nil
 }
 
+// crowdText is what a connection of a crowd says, and hears.
+func crowdText(i int) string { return fmt.Sprintf("connection %d, and nobody else", i) }
+
+// crowdBytes is what n of them receive, both ends together.
+func crowdBytes(n int) int64 {
+	all := 0
+	for i := range n {
+		all += 2 * len(crowdText(i))
+	}
+	return int64(all)
+}
+
 // member is one connection of a crowd.
 func member(ctx context.Context, from *lab.Host, to string, i int, dialling chan struct{}, meet func()) error {
 	dialling <- struct{}{}
@@ -124,7 +138,7 @@ func member(ctx context.Context, from *lab.Host, to string, i int, dialling chan
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
-	text := fmt.Sprintf("connection %d, and nobody else", i)
+	text := crowdText(i)
 	got := make([]byte, len(text))
 	if _, err := io.WriteString(conn, text); err != nil {
 		return err

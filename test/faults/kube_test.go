@@ -37,6 +37,7 @@ func TestCluster(t *testing.T) {
 			return
 		}
 	}
+	report.sum(figuresCluster)
 }
 
 // kubeRig is a cluster with what makes it a rig.

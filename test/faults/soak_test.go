@@ -53,6 +53,7 @@ func TestSoak(t *testing.T) {
 	if !t.Failed() {
 		s.sameGoroutines(t)
 		report.of(titleSoak).text = s.markdown()
+		report.figures = &figures{name: figuresSoak, faults: s.count(), totals: s.load.Totals()}
 		t.Log("\n" + s.markdown())
 	}
 }
@@ -176,13 +177,18 @@ func goroutinesAtEnd(t *testing.T, p *lab.Process) int {
 	return n
 }
 
+// count returns how many faults were tried.
+func (s *soak) count() int {
+	n := 0
+	for _, of := range s.tried {
+		n += of
+	}
+	return n
+}
+
 func (s *soak) markdown() string {
 	all := s.load.Totals()
 	var b strings.Builder
-	faults := 0
-	for _, n := range s.tried {
-		faults += n
-	}
 	fmt.Fprintf(&b, `%s, %d faults drawn at random, one after the other, under mixed load: small questions and answers, transfers up to 4 MiB, half-closes by
 either end, resets by either end, idle connections. Seed %d.
 
@@ -195,7 +201,7 @@ either end, resets by either end, idle connections. Seed %d.
 | everything else went well | %d |
 | wrong bytes, wrong ends, hung connections | 0 |
 | longest time without service after a fault was mended | %s (%s) |
-`, s.took.Round(time.Second), faults, s.seed, all.Begun, float64(all.Bytes)/(1<<30), all.Cut, all.Refused, all.Clean, short(s.longest), s.worst)
+`, s.took.Round(time.Second), s.count(), s.seed, all.Begun, float64(all.Bytes)/(1<<30), all.Cut, all.Refused, all.Clean, short(s.longest), s.worst)
 	for _, where := range slices.Sorted(maps.Keys(s.tried)) {
 		fmt.Fprintf(&b, "| faults of: %s | %d |\n", where, s.tried[where])
 	}
