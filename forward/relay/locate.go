@@ -15,19 +15,26 @@ func (s *Server) byReport() bool {
 	return ok && ns == s.nodes
 }
 
+// elsewhereTime bounds how long a fresh relay keeps who can ask another one.
+const elsewhereTime = time.Second
+
 // Locate finds a pod among those the agents reported. It waits for one that is not
 // while the relay is fresh, since its agents are on their way back, and for a moment
 // after the agent that had reported it was lost.
 func (ns *nodes) Locate(ctx context.Context, _ Identity, t Target) (Place, error) {
 	name := podName{t.Namespace, t.Pod}
+	began := time.Now()
 	for {
 		place, changed, found := ns.find(name)
 		if found {
 			return place, nil
 		}
-		until := ns.settled
-		if ns.elsewhere == nil || !ns.elsewhere() {
-			until = ns.awaited("", name)
+		until := ns.awaited("", name)
+		if ns.elsewhere != nil && ns.elsewhere() {
+			until = ns.settled
+			if limit := began.Add(elsewhereTime); limit.Before(until) {
+				until = limit
+			}
 		}
 		if !awaitReport(ctx, changed, until) {
 			return Place{}, &stream.Error{

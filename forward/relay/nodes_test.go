@@ -264,6 +264,12 @@ func TestAFreshRelayWaitsForItsAgents(t *testing.T) {
 		if err != nil || place.UID != "1" || time.Since(began) != 2*time.Second {
 			t.Errorf("%+v, %v after %s", place, err, time.Since(began))
 		}
+		ns.elsewhere = func() bool { return true }
+		_, err = ns.Locate(t.Context(), Identity{}, Target{Namespace: "s", Pod: "nowhere"})
+		if stream.CodeOf(err) != stream.PodNotFound || time.Since(began) != 3*time.Second {
+			t.Errorf("unknown pod, and another relay might know it: %v after %s", err, time.Since(began))
+		}
+		ns.elsewhere = nil
 		_, err = ns.Locate(t.Context(), Identity{}, Target{Namespace: "s", Pod: "nowhere"})
 		if stream.CodeOf(err) != stream.PodNotFound || time.Since(began) != 5*time.Second {
 			t.Errorf("unknown pod: %v after %s", err, time.Since(began))
