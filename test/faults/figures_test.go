@@ -42,8 +42,11 @@ func (p *report) sum(name string) {
 }
 
 func (f *figures) row() string {
-	return fmt.Sprintf("| %s | %d | %d | %.2f GiB | %d | %d | 0 |",
-		f.name, f.faults, f.totals.Begun, float64(f.totals.Bytes)/(1<<30), f.totals.Cut, f.totals.Refused)
+	size := fmt.Sprintf("%.2f GiB", float64(f.totals.Bytes)/(1<<30))
+	if f.totals.Bytes < 1<<30 {
+		size = fmt.Sprintf("%.1f MiB", float64(f.totals.Bytes)/(1<<20))
+	}
+	return fmt.Sprintf("| %s | %d | %d | %s | %d | %d | 0 |", f.name, f.faults, f.totals.Begun, size, f.totals.Cut, f.totals.Refused)
 }
 
 // addFigures puts the row of this test, if there is one, in the place of the old one.
