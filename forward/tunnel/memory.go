@@ -3,6 +3,7 @@ package tunnel
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -22,6 +23,24 @@ const windowBudget = 256 << 20
 type Memory struct {
 	small, big sync.Pool // of *chunk
 	grown      atomic.Int64
+
+	waiting atomic.Int64 // writers without credit
+	waited  atomic.Int64 // nanoseconds, of waits that are over
+}
+
+// Usage is what the sessions of a Memory take, and wait for.
+type Usage struct {
+	// Grown is by how many bytes windows have grown, and Limit by how many they may.
+	Grown, Limit int64
+	// Waiting is how many writers wait for credit: the reader at the other end is
+	// slower than they are. Waited is for how long others did, all together.
+	Waiting int64
+	Waited  time.Duration
+}
+
+// Usage returns what is so now.
+func (m *Memory) Usage() Usage {
+	return Usage{Grown: m.grown.Load(), Limit: windowBudget, Waiting: m.waiting.Load(), Waited: time.Duration(m.waited.Load())}
 }
 
 // reserve lets a window grow by n bytes if that is within the budget.

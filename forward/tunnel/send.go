@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"time"
 )
 
 // sending is the half of a stream that goes out. Under the stream's mu.
@@ -117,8 +118,17 @@ func (st *Stream) takeCredit(n int) (int, error) {
 		if late(&st.writeBy) {
 			return 0, os.ErrDeadlineExceeded
 		}
-		wait(st.out.room, &st.writeBy)
+		st.awaitCredit()
 	}
+}
+
+// awaitCredit waits until it is worth looking for credit again.
+func (st *Stream) awaitCredit() {
+	mem, began := st.sess.cfg.Memory, time.Now()
+	mem.waiting.Add(1)
+	wait(st.out.room, &st.writeBy)
+	mem.waiting.Add(-1)
+	mem.waited.Add(int64(time.Since(began)))
 }
 
 func (st *Stream) grab(n int) (int, error) {

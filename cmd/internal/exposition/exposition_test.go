@@ -162,6 +162,8 @@ func page() string {
 Relay and agent answer ` + "`/metrics`" + ` on ` + "`--health-listen`" + ` in the text format of Prometheus. Each has what is listed here and nothing else of its own; no label is
 the name of a pod, a user, an address or anything else that others choose, so the number of series does not grow. This page is written from
 ` + "`cmd/internal/exposition`" + `, and tests hold it against the source and against what the programs answer.
+
+Dashboard, alerts and what to do about them: [operations.md](operations.md#alerts).
 `)
 	table := func(title string, list []Metric) {
 		fmt.Fprintf(&b, "\n## %s\n\n| name | type | labels | |\n|---|---|---|---|\n", title)
