@@ -108,7 +108,8 @@ check-generate: $(GENERATORS) ## fail if the generated code is not what the .pro
 vuln: $(TOOLS)/govulncheck ## known vulnerabilities that the product can reach; fails if the database cannot be had
 	@.ci/vulnerabilities
 
-# Images and chart are made in a module of their own, deploy/go.mod. The chart
+# Images and chart are made in a module of their own, deploy/go.mod; deploy/watch/go.mod
+# has Prometheus, for the tests of the alerts. The chart
 # says which version the images have.
 VERSION ?= $(shell sed -n 's/^appVersion: *"\(.*\)"/\1/p' deploy/chart/Chart.yaml)
 IMAGES  := -out ../bin/images -version $(VERSION) -revision '$(shell git rev-parse HEAD 2>/dev/null)'
@@ -127,8 +128,9 @@ install-yaml: ## deploy/install.yaml from the chart
 	cd deploy && $(GO) run ./render -write install.yaml
 
 .PHONY: check-deploy
-check-deploy: $(TOOLS)/golangci-lint ## lint, render and compare: chart, install.yaml, images, docs/security.md
+check-deploy: $(TOOLS)/golangci-lint ## lint, render and compare: chart, install.yaml, images, alerts, dashboard, docs/security.md
 	cd deploy && $(GO) mod tidy -diff && $(GO) vet ./... && $(TOOLS)/golangci-lint run ./... && $(GO) test -count=1 ./...
+	cd deploy/watch && $(GO) mod tidy -diff && $(TOOLS)/golangci-lint run ./... && $(GO) test -count=1 ./...
 
 .PHONY: runtime
 runtime: ## containerd and runc for the tests with real pods, into .cache/bin/

@@ -62,7 +62,7 @@ func (o object) containers() []map[string]any {
 // custom are the kinds that Kubernetes itself does not have.
 func custom(kind string) bool {
 	switch kind {
-	case "Certificate", "PodMonitor", "ServiceMonitor", "SecurityContextConstraints":
+	case "Certificate", "PodMonitor", "ServiceMonitor", "PrometheusRule", "SecurityContextConstraints":
 		return true
 	}
 	return false

@@ -28,7 +28,7 @@ func power(t *testing.T, objects []object) []string {
 		case "DaemonSet", "Deployment":
 			facts = append(facts, podPower(t, o)...)
 		case "ConfigMap", "Secret", "Service", "PodDisruptionBudget", "NetworkPolicy", "ResourceQuota",
-			"Certificate", "PodMonitor", "ServiceMonitor": // give nobody any power
+			"Certificate", "PodMonitor", "ServiceMonitor", "PrometheusRule": // give nobody any power
 		default:
 			t.Errorf("%s: what may an object of this kind do?", o.id())
 		}

@@ -67,6 +67,7 @@ func TestRefusals(t *testing.T) {
 		{"number for a text", "{relay: {externalAddress: 7}}", "/relay/externalAddress"},
 		{"address with a scheme", "{relay: {externalAddress: 'https://relay.example.com'}}", "/relay/externalAddress"},
 		{"host network of agents is no value", "{agent: {hostNetwork: true}}", "hostNetwork"},
+		{"unknown alert", "{prometheus: {rules: {enabled: true, disabled: [CulvertIsDown]}}}", "there is no alert CulvertIsDown"},
 		{"privileged agents are no value", "{agent: {securityContext: {privileged: true}}}", "securityContext"},
 	} {
 		_, _, err := chart.Render(t.Context(), manifest.Release{Values: values(t, tt.values)})
@@ -86,7 +87,8 @@ func free() []string {
 		"agent.seLinuxOptions", "agent.appArmorProfile", "agent.seccompProfile", "agent.serviceAccount.annotations",
 		"agent.broker.resources.requests", "agent.broker.resources.limits",
 		"agent.podAnnotations", "agent.podLabels", "agent.resources.requests", "agent.resources.limits", "agent.nodeSelector",
-		"agent.affinity", "agent.dnsConfig", "prometheus.serviceMonitor.labels", "prometheus.podMonitor.labels",
+		"agent.affinity", "agent.dnsConfig", "prometheus.serviceMonitor.labels", "prometheus.podMonitor.labels", "prometheus.rules.labels",
+		"grafana.dashboard.labels", "grafana.dashboard.annotations",
 	}
 }
 
