@@ -19,6 +19,9 @@ func OpenHost() (*Handle, error) { return nil, ErrUnsupported }
 // ID is the zero ID.
 func (*Handle) ID() ID { return ID{} }
 
+// IsAt is false.
+func (*Handle) IsAt(string) bool { return false }
+
 // Close does nothing.
 func (*Handle) Close() error { return nil }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // Handle is an open network namespace. It keeps the namespace alive, pod or no pod, and holds two
-// file descriptors, so close it soon. It is safe for use by many goroutines; sockets made through it
+// file descriptors, so close it soon, and ask IsAt before a later use. It is safe for use by many goroutines; sockets made through it
 // outlive it.
 type Handle struct {
 	id   ID
@@ -111,6 +111,13 @@ func identify(fd int) (ID, error) {
 		return ID{}, os.NewSyscallError("fstat", err)
 	}
 	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// IsAt tells whether path leads to the namespace now. As long as the Handle is open no
+// other namespace can be taken for it: the kernel does not use its number again.
+func (h *Handle) IsAt(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && h.id == ID{Dev: uint64(st.Dev), Ino: st.Ino}
 }
 
 // ID says which namespace it is. It stays valid after Close.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -136,11 +135,10 @@ func (l *Link) Join(ctx context.Context, client forward.Conn) error {
 	ctx, cut := context.WithCancelCause(ctx)
 	l.flow.stopper.arm(cut)
 	pod := &podEnd{Conn: l.conn, link: l}
-	var watching sync.WaitGroup
-	watching.Go(func() { l.watch(ctx, cut, pod) })
+	watching := later(func() { l.watch(ctx, cut, pod) })
 	_, err := l.srv.joiner.Join(ctx, client, pod, &l.flow.live)
 	cut(nil)
-	watching.Wait()
+	watching.end()
 	l.srv.flows.remove(l.flow)
 	l.srv.report(l.flow, ofJoin(err))
 	return err

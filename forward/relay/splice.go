@@ -89,15 +89,19 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 	p.up.give = func(b []byte) int { return p.tryPass(&p.up, b) }
 	p.down.give = func(b []byte) int { return p.tryPass(&p.down, b) }
 	p.early.init(s.cfg.Locate)
-	p.all.Go(func() { p.watch(ctx) })
+	watching := later(func() { p.watch(ctx) })
 	if client.Ready() { // it goes with the Open
 		p.first()
 	}
-	p.all.Go(func() { p.carry(&p.up, &p.down) })
+	p.all.Go(func() {
+		forward.MakeRoom()
+		p.carry(&p.up, &p.down)
+	})
 	if p.answer(ctx) {
 		p.carry(&p.down, &p.up)
 	}
 	p.all.Wait()
+	watching.end()
 	v := *p.fate.Load()
 	if v.code != stream.OK {
 		p.tell(&p.up)

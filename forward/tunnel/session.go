@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/culvert-k8s/culvert/forward"
 )
 
 var (
@@ -194,7 +196,10 @@ func (s *Session) Serve(ctx context.Context, handle func(*Stream)) error {
 		if err != nil {
 			return err
 		}
-		handlers.Go(func() { handle(st) })
+		handlers.Go(func() {
+			forward.MakeRoom()
+			handle(st)
+		})
 	}
 }
 
