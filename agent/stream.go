@@ -107,8 +107,14 @@ func (u *uplink) accept(st *tunnel.Stream, open *stream.Open) error {
 		return err
 	}
 	_ = st.SetDeadline(time.Now().Add(u.agent.cfg.OpenTimeout))
-	// Most pods say something at once, and that leaves in the same packet.
-	if _, err = st.WriteSoon(b); err != nil {
+	write := st.Write
+	if st.Ready() {
+		// The client has spoken already, so most pods say something at once, and that
+		// leaves in the same packet. One that waits for the answer, as kubectl does, must
+		// not wait for that.
+		write = st.WriteSoon
+	}
+	if _, err = write(b); err != nil {
 		return fmt.Errorf("answer stream: %w", err)
 	}
 	_ = st.SetDeadline(time.Time{})
