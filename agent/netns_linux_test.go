@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -239,5 +240,77 @@ func testHostNetwork(t *testing.T, to way) {
 				t.Errorf("a pod in the agent's namespace: %v", err)
 			}
 		})
+	}
+}
+
+// TestBadRelay asks as a relay does that was broken into: for pods that are not here,
+// refused or none of its business, by every word that the wire has. Nothing of it
+// reaches anything, and least of all the agent's own localhost.
+func TestBadRelay(t *testing.T) { bothWays(t, testBadRelay) }
+
+func testBadRelay(t *testing.T, to way) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to enter a network namespace")
+	}
+	web := netnstest.New(t)
+	open := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
+	shut := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
+	decoy := reachtest.Listen(t)
+	var lured atomic.Int32
+	trap := make(chan struct{})
+	for _, l := range []*net.TCPListener{decoy, shut} {
+		go func() {
+			for {
+				c, err := l.AcceptTCP()
+				if err != nil {
+					trap <- struct{}{}
+					return
+				}
+				lured.Add(1)
+				c.Close()
+			}
+		}()
+	}
+	pod := func(namespace, name, netns string) sandbox.Pod {
+		return sandbox.Pod{Namespace: namespace, Name: name, UID: "uid-" + name, NetNS: netns, HostNetwork: netns == ""}
+	}
+	r := startRelay(t, &relay{})
+	start(t, Config{Pods: to(t, &reach.Local{
+		Source: reachtest.NewPods(
+			pod("shop", "web", web.Path()), pod("kube-system", "dns", web.Path()), pod("shop", "host", ""), pod("shop", "odd", "/proc/self/ns/net"),
+		),
+		Dialer: &reach.NetnsDialer{},
+		Policy: reach.Policy{DenyNamespaces: []string{"kube-system"}, DenyPorts: []reach.PortRange{{From: portOf(shut), To: portOf(shut)}}},
+	})}, r)
+	k := r.tunnel(t, 1)
+	for name, tt := range map[string]struct {
+		ask  stream.Open
+		code stream.Code
+	}{
+		"pod of another node":         {stream.Open{UID: "uid-elsewhere", Port: portOf(decoy)}, stream.WrongNode},
+		"pod by its name":             {stream.Open{Namespace: "shop", Pod: "web", UID: "web", Port: portOf(open)}, stream.WrongNode},
+		"address for a UID":           {stream.Open{UID: "127.0.0.1", Port: portOf(decoy)}, stream.WrongNode},
+		"path for a UID":              {stream.Open{UID: "../../proc/self/ns/net", Port: portOf(decoy)}, stream.WrongNode},
+		"refused namespace":           {stream.Open{UID: "uid-dns", Port: portOf(open)}, stream.Policy},
+		"refused namespace, renamed":  {stream.Open{Namespace: "shop", Pod: "web", UID: "uid-dns", Port: portOf(open)}, stream.Policy},
+		"refused port":                {stream.Open{UID: "uid-web", Port: portOf(shut)}, stream.Policy},
+		"refused port, as an admin":   {stream.Open{UID: "uid-web", Port: portOf(shut), User: "system:admin"}, stream.Policy},
+		"host network":                {stream.Open{UID: "uid-host", Port: portOf(decoy)}, stream.Policy},
+		"the agent's own namespace":   {stream.Open{UID: "uid-odd", Port: portOf(decoy)}, stream.Policy},
+		"port that only the node has": {stream.Open{UID: "uid-web", Port: portOf(decoy)}, stream.NotListening},
+	} {
+		if _, err := k.open(t, tt.ask); stream.CodeOf(err) != tt.code || err == nil {
+			t.Errorf("%s: %v, want %s", name, err, tt.code)
+		}
+	}
+	if _, err := k.open(t, stream.Open{UID: "uid-web", Port: portOf(open)}); err != nil {
+		t.Errorf("what is allowed: %v", err)
+	}
+	decoy.Close()
+	shut.Close()
+	<-trap
+	<-trap
+	if n := lured.Load(); n > 0 {
+		t.Errorf("%d connections came where none may", n)
 	}
 }

@@ -51,9 +51,11 @@ func explain(ctx context.Context, err error, port uint16) error {
 		code, text = stream.Overloaded, "the node has no file descriptor left for another connection"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		code, text = stream.NotListening, fmt.Sprintf("nothing listens on localhost port %d in the pod", port)
+	case errors.Is(err, syscall.ECONNRESET): // whoever listened closed before it took the connection out of its queue
+		code, text = stream.PodReset, fmt.Sprintf("port %d in the pod closed while it was dialled", port)
 	case errors.Is(err, context.DeadlineExceeded):
 		code, text = stream.Timeout, fmt.Sprintf("port %d in the pod did not accept in time", port)
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ENETDOWN), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
 		code, text = stream.Unreachable, "the pod's localhost cannot be reached"
 	}
 	return &Error{Wire: &stream.Error{Code: code, Text: text}, Cause: err}

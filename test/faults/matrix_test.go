@@ -61,6 +61,7 @@ func groups() []group {
 		{"Cables", usual(cables())},
 		{"Processes", usual(processes())},
 		{"Descriptors and pods", usual(append(descriptors(), gone()...))},
+		{"Hostile pods", usual(hostilePods())},
 		{"Containerd", func(*testing.T) (rigConfig, []fault) {
 			c := &runtime{}
 			return rigConfig{wrap: c.wrap, prepare: c.take}, c.faults()

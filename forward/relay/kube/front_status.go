@@ -68,10 +68,5 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if a.code == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "1")
 	}
-	if len(r.Header["Upgrade"]) > 0 && r.ProtoMajor == 1 {
-		// The client may have sent bytes of the protocol it hoped for. They must
-		// not be read as a request.
-		w.Header().Set("Connection", "close")
-	}
 	kubectl.WriteStatus(w, r, a.code, string(a.reason), text)
 }

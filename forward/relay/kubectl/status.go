@@ -35,6 +35,11 @@ func WriteStatus(w http.ResponseWriter, r *http.Request, code int, reason, messa
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-cache, private")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if len(r.Header["Upgrade"]) > 0 && r.ProtoMajor == 1 {
+		// The client may have sent bytes of the protocol it hoped for. They must
+		// not be read as a request.
+		h.Set("Connection", "close")
+	}
 	w.WriteHeader(code)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // the client may be gone, which is nobody's fault
