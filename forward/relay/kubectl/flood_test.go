@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strconv"
 	"testing"
 	"testing/synctest"
 
@@ -20,7 +21,7 @@ type flood struct {
 	name     string
 	door     string
 	first    []byte // once
-	again    []byte // many frames
+	again    []byte // many frames; nil: first is the flood
 	answered bool   // each of them
 }
 
@@ -32,6 +33,7 @@ func floods() []flood {
 	data := http.Header{"streamtype": {"data"}, "port": {"80"}, "requestid": {"1"}}
 	return []flood{
 		{"pings", DoorSPDY, nil, bytes.Repeat(appendPing(nil, 1), many), true},
+		{"streams", DoorSPDY, synFlood(40_000), nil, true},
 		{"settings", DoorSPDY, nil, bytes.Repeat(settings, many), false},
 		{"resets of nothing", DoorSPDY, nil, bytes.Repeat(appendRst(nil, 99, rstCancel), many), false},
 		{"window updates", DoorSPDY, nil, bytes.Repeat(window, many), false},
@@ -49,6 +51,22 @@ func floods() []flood {
 		{"empty messages", DoorV4, nil, masked(opBinary, 0), false},
 		{"messages to no channel", DoorV4, nil, bytes.Repeat(clientFrame(wsFin|opBinary, bytes.Repeat([]byte{77}, 100)), many), false},
 	}
+}
+
+// synFlood opens streams, of which the server takes a thousand and refuses the rest.
+func synFlood(n int) []byte {
+	var b bytes.Buffer
+	f, err := spdy.NewFramer(&b, nil)
+	if err != nil {
+		panic(err)
+	}
+	for i := range n {
+		h := http.Header{"streamtype": {"error"}, "port": {"80"}, "requestid": {strconv.Itoa(i)}}
+		if err := f.WriteFrame(syn(spdy.StreamId(2*i+1), h)); err != nil {
+			panic(err)
+		}
+	}
+	return b.Bytes()
 }
 
 // floodBytes is far more than may be kept of a flood.
@@ -140,8 +158,8 @@ func (f *flood) serve() (client net.Conn, ended <-chan error) {
 // run sends until it was enough or the server hangs up, and returns the bytes that
 // were taken.
 func (f *flood) run(client net.Conn) int {
-	if _, err := client.Write(f.first); err != nil {
-		return 0
+	if n, err := client.Write(f.first); err != nil || f.again == nil {
+		return n
 	}
 	for sent := 0; ; {
 		n, err := client.Write(f.again)
