@@ -53,7 +53,7 @@ func floods() []flood {
 	}
 }
 
-// synFlood opens streams, of which the server takes a thousand and refuses the rest.
+// synFlood opens streams, of which the server takes a hundred and refuses the rest.
 func synFlood(n int) []byte {
 	var b bytes.Buffer
 	f, err := spdy.NewFramer(&b, nil)
@@ -70,7 +70,7 @@ func synFlood(n int) []byte {
 }
 
 // floodBytes is far more than may be kept of a flood.
-const floodBytes = 4 << 20
+const floodBytes = 2 << 20
 
 // A client that floods and never reads costs a bounded buffer, whatever it sends:
 // who makes the server answer and does not take the answers is not read any more,
@@ -105,7 +105,7 @@ func TestFloodsThatNobodyReads(t *testing.T) {
 					sent <- n
 				}
 				greet(3)
-				if grown := heap() - before; grown > 2<<20 {
+				if grown := heap() - before; grown > 1<<20 {
 					t.Errorf("the flood holds %d bytes", grown)
 				}
 				if f.answered {
@@ -128,7 +128,7 @@ func TestFloodsThatNobodyReads(t *testing.T) {
 // serve begins a session of the flood's door whose pod takes all and says nothing.
 func (f *flood) serve() (client net.Conn, ended <-chan error) {
 	client, server := net.Pipe()
-	h, done := New(Config{}), make(chan error, 1)
+	h, done := New(Config{MaxConnections: 100}), make(chan error, 1)
 	var p *pod
 	p = newPod(func(context.Context, uint16) (Connection, error) {
 		a, b := forwardtest.Pipe()
