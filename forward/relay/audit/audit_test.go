@@ -428,6 +428,7 @@ func TestManyWriters(t *testing.T) {
 		})
 	}
 	all.Wait()
+	await(t, "not all is written", func() bool { return metric(l, "culvert_relay_audit_records_total") == "8000" }) // Close has 5 s
 	shut(t, l)
 	if got := lines(t, out.String()); len(got) != 8000 || out.writes > 8000 {
 		t.Errorf("%d lines in %d writes", len(got), out.writes)

@@ -63,7 +63,9 @@ type Log struct {
 	done   chan struct{} // closed when the writer has ended
 	close  sync.Once
 
-	busy  atomic.Int64 // since when a write goes on, in Unix nanoseconds; 0: none does
+	// born is what busy counts from: a clock that is set stalls nothing.
+	born  time.Time
+	busy  atomic.Int64 // since when a write goes on, in nanoseconds; 0: none does
 	fault atomic.Pointer[error]
 
 	set     *vm.Set
@@ -90,6 +92,7 @@ func Open(cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, queue: make(chan *entry, cfg.Queue), reopen: make(chan struct{}, 1),
 		quit: make(chan struct{}), done: make(chan struct{}),
+		born: time.Now().Add(-1), // so that no moment of it is 0
 	}
 	l.count()
 	w := &writer{log: l, out: cfg.Out}
@@ -178,10 +181,17 @@ func (l *Log) failing() error {
 	if err := l.fault.Load(); err != nil {
 		return *err
 	}
-	if began := l.busy.Load(); began != 0 && time.Now().UnixNano()-began > int64(stalledAfter) {
+	if began := l.busy.Load(); began != 0 && int64(time.Since(l.born))-began > int64(stalledAfter) {
 		return fmt.Errorf("audit log takes nothing for more than %s", stalledAfter)
 	}
 	return nil
+}
+
+// begins notes that the writer does something that may take long, and with what it
+// returns that it does so no more.
+func (l *Log) begins() (over func()) {
+	l.busy.Store(int64(time.Since(l.born)))
+	return func() { l.busy.Store(0) }
 }
 
 // Reopen opens the file anew soon, for whoever has moved it away.

@@ -78,9 +78,9 @@ func (w *writer) flush() {
 		return // replace has told why
 	}
 	for w.sent < len(w.buf) {
-		w.log.busy.Store(time.Now().UnixNano())
+		over := w.log.begins()
 		n, err := w.out.Write(w.buf[w.sent:])
-		w.log.busy.Store(0)
+		over()
 		if n > 0 {
 			w.log.written.Add(bytes.Count(w.buf[w.sent:w.sent+n], []byte("\n")))
 			w.sent += n
@@ -110,9 +110,9 @@ func (w *writer) look() {
 		w.flush() // with nothing to write it may still be told that all is well again
 	}
 	if w.dirty && w.file != nil {
-		w.log.busy.Store(time.Now().UnixNano())
+		over := w.log.begins()
 		err := w.file.Sync()
-		w.log.busy.Store(0)
+		over()
 		if err != nil {
 			w.fault(fmt.Errorf("write audit log to the disk: %w", err))
 			return
