@@ -45,10 +45,7 @@ func (j *Joiner) Join(ctx context.Context, a, b Conn, live *Live) (Stats, error)
 		defer canceled.Done()
 		p.abort(context.Cause(ctx))
 	})
-	back.Go(func() {
-		MakeRoom()
-		p.carry(&p.ba)
-	})
+	back.Go(func() { p.carry(&p.ba) })
 	p.carry(&p.ab)
 	back.Wait()
 	if stop() {

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/culvert-k8s/culvert/forward"
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 )
 
@@ -204,10 +203,7 @@ func acceptLoop(ctx context.Context, s socket, all *sync.WaitGroup, handle func(
 		conn, err := s.AcceptTCP()
 		if err == nil {
 			pause = 0
-			all.Go(func() {
-				forward.MakeRoom()
-				handle(conn)
-			})
+			all.Go(func() { handle(conn) })
 			continue
 		}
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {

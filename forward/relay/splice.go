@@ -93,10 +93,7 @@ func (s *Server) splice(ctx context.Context, w *way, client, agent end) verdict 
 	if client.Ready() { // it goes with the Open
 		p.first()
 	}
-	p.all.Go(func() {
-		forward.MakeRoom()
-		p.carry(&p.up, &p.down)
-	})
+	p.all.Go(func() { p.carry(&p.up, &p.down) })
 	if p.answer(ctx) {
 		p.carry(&p.down, &p.up)
 	}

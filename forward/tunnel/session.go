@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
-
-	"github.com/culvert-k8s/culvert/forward"
 )
 
 var (
@@ -196,10 +194,7 @@ func (s *Session) Serve(ctx context.Context, handle func(*Stream)) error {
 		if err != nil {
 			return err
 		}
-		handlers.Go(func() {
-			forward.MakeRoom()
-			handle(st)
-		})
+		handlers.Go(func() { handle(st) })
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 
 // run brings the pair to its pod and back.
 func (p *pair) run() {
-	forward.MakeRoom()
 	defer p.s.forget(p)
 	link, err := p.link()
 	if err == nil && !p.accept() {
