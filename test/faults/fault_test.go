@@ -78,7 +78,7 @@ func (f *fault) try(t *testing.T, r *rig) result {
 	if err := r.load.Problems(); err != nil {
 		t.Error(err)
 	}
-	if n := d.Totals().Cut; f.gentle && n > 0 {
+	if n := d.Broken(); f.gentle && n > 0 {
 		t.Errorf("%d connections were broken off, and not only refused", n)
 	}
 	r.nothingLeft(t)

@@ -117,7 +117,8 @@ func (r *rig) nothingLeft(t *testing.T) {
 // back waits until a process is back at what it held at first.
 func (r *rig) back(t *testing.T, p program) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	// Go gives memory back over minutes, and collects what there is after two at last.
+	for deadline := time.Now().Add(3 * patience); ; time.Sleep(50 * time.Millisecond) {
 		now, err := p.look(t.Context())
 		r.last[p.name] = now
 		if err == nil && now.within(r.clean[p.name]) {

@@ -18,6 +18,7 @@ type Disturbance struct {
 	began   time.Time
 	first   time.Time // when the first connection had failed
 	totals  Totals
+	broken  int64 // of those cut, such as had answered
 	kinds   map[Kind]int
 	touched int
 }
@@ -61,8 +62,11 @@ func (d *Disturbance) count(c *call, result outcome) {
 	d.kinds[c.kind]++
 	if result == refused {
 		d.totals.Refused++
-	} else {
-		d.totals.Cut++
+		return
+	}
+	d.totals.Cut++
+	if c.near.got > 0 {
+		d.broken++
 	}
 }
 
@@ -86,6 +90,15 @@ func (d *Disturbance) Noticed() (time.Duration, bool) {
 	d.load.mu.Lock()
 	defer d.load.mu.Unlock()
 	return d.first.Sub(d.began), !d.first.IsZero()
+}
+
+// Broken counts the connections that were broken off after the user had got something
+// from the pod. The others of Totals' Cut may have been refused: what a user sends before
+// the answer gets to the pod all the same.
+func (d *Disturbance) Broken() int64 {
+	d.load.mu.Lock()
+	defer d.load.mu.Unlock()
+	return d.broken
 }
 
 // Totals counts the connections that lived while it lasted and have ended.
