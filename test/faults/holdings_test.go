@@ -90,15 +90,16 @@ func (r *rig) noteHoldings(t *testing.T) {
 	t.Helper()
 	for _, p := range r.programs() {
 		var last holdings
-		for range 50 {
+		for range 200 {
 			now, err := p.look(t.Context())
 			if err != nil {
 				t.Fatalf("look at %s: %v", p.name, err)
 			}
-			if now.within(last) {
+			grown := !now.within(last)
+			last = now
+			if !grown && now.namespaces == 0 { // an agent keeps one open for a moment
 				break
 			}
-			last = now
 			time.Sleep(50 * time.Millisecond)
 		}
 		r.clean[p.name] = last
