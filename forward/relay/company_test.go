@@ -33,6 +33,8 @@ func TestFirstBytesShareAPacket(t *testing.T) {
 		r.report(tun, "shop/web=uid-1")
 		r.wire = func(c net.Conn) net.Conn { return counted{c, &toClient} }
 		client := r.client()
+		synctest.Wait() // what answers the report has been written
+		toNode.Store(0)
 
 		open := &stream.Open{Kind: stream.KindForward, ID: stream.NewID(), Namespace: "shop", Pod: "web", Port: 80}
 		c, err := connect.OpenWith(within(t), client.far, open, []byte("question"))
@@ -70,7 +72,10 @@ func TestLoneOpenDoesNotWait(t *testing.T) {
 		r.wire = func(c net.Conn) net.Conn { return counted{c, &toNode} }
 		node, tun := r.node("node-a")
 		r.report(tun, "shop/web=uid-1")
-		c := r.client().ask("shop", "web")
+		client := r.client()
+		synctest.Wait() // what answers the report has been written
+		toNode.Store(0)
+		c := client.ask("shop", "web")
 		synctest.Wait() // no time passes
 		if n := toNode.Load(); n != 1 {
 			t.Errorf("Open left in %d writes", n)
