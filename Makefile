@@ -9,7 +9,8 @@ TESTED   ?= ./...
 FUZZTIME ?= 10s
 FUZZLONG ?= 60s
 FUZZNETWORK := FuzzReadOpen FuzzReadReply FuzzReadHello FuzzParseHeader FuzzScanner FuzzParseReset FuzzInbound FuzzFollow \
-	FuzzSplice FuzzSession FuzzChannels FuzzTunnelReader FuzzRequest FuzzPortForwardPath FuzzClaims FuzzParseCSR FuzzReports
+	FuzzSplice FuzzSession FuzzChannels FuzzTunnelReader FuzzRequest FuzzPortForwardPath FuzzClaims FuzzParseCSR FuzzReports \
+	FuzzParseTrace
 COMMANDS := culvert culvert-relay culvert-agent
 
 CACHE    := $(CURDIR)/.cache
