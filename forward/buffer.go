@@ -1,6 +1,6 @@
 package forward
 
-// buffer holds one frame: room for a header, then the payload. 65524 bytes round up to
+// buffer holds one frame: room for headers, then the payload. 65500 bytes round up to
 // exactly eight pages of the allocator, so nothing is wasted.
 type buffer [Headroom + MaxFrame]byte
 

@@ -101,18 +101,19 @@ type AbortWaiter interface {
 	WaitAbort() error
 }
 
-// Headroom is the number of spare bytes before the payload of a frame given to a [FrameWriter].
-const Headroom = 4
+// Headroom is the number of spare bytes before the payload of a frame given to a [FrameWriter]: the header of a
+// frame of ours and that of a multiplexer.
+const Headroom = 4 + 12
 
-// MaxFrame is the largest payload, in bytes, that a [Joiner] hands to a [FrameWriter] at once. With the
-// Headroom and the 12 bytes of a multiplexer's own header it fills four TLS records of 16 KiB exactly.
-const MaxFrame = 65520
+// MaxFrame is the largest payload, in bytes, that a [Joiner] hands to a [FrameWriter] at once. With its own header,
+// and one of the multiplexer for each 16 KiB, it fills four TLS records of 16 KiB exactly.
+const MaxFrame = 4*(16384-12) - 4
 
 // FrameWriter is an optional part of a Conn that puts a header before each piece of data. With room for
 // the header in front of the payload, a frame is one write and no copy.
 type FrameWriter interface {
 	// WriteFrame writes the payload b[Headroom:]. b[:Headroom] is scratch: the callee may
-	// overwrite it, and nothing else of b. It returns the number of payload bytes taken; otherwise
+	// overwrite it. The rest is as before when it returns, and nobody else may look at it until then. It returns the number of payload bytes taken; otherwise
 	// it behaves as Conn.Write does, and it does not keep b. len(b) is at least Headroom and at most
 	// Headroom+MaxFrame.
 	WriteFrame(b []byte) (int, error)

@@ -39,7 +39,6 @@ type Server struct {
 	quotas  *quotas
 	metrics *metrics
 	noise   *noise
-	buffers sync.Pool // of *[chunk]byte
 	joiner  forward.Joiner
 
 	agents  *rpc.Listener // control streams of agents
@@ -76,7 +75,6 @@ func New(cfg Config) (*Server, error) {
 	s.nodes.absent.grace = cfg.ReturnTime
 	s.nodes.elsewhere = func() bool { return s.peers.count() > 1 }
 	cfg.Audit.Identify(s.id)
-	s.buffers.New = func() any { return new([chunk]byte) }
 	s.metrics = newMetrics(s)
 	if s.cfg.Locate == nil {
 		s.cfg.Locate = s.nodes

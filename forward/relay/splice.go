@@ -11,14 +11,9 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-const (
-	// chunk is how much is copied at once: with the header of the multiplexer
-	// it fills four TLS records.
-	chunk = 4*(16<<10) - 12
-	// partingTime bounds what is left of a stream that was cut: an end that
-	// takes nothing is not waited for longer.
-	partingTime = 5 * time.Second
-)
+// partingTime bounds what is left of a stream that was cut: an end that takes
+// nothing is not waited for longer.
+const partingTime = 5 * time.Second
 
 // end is one end of a stream through the relay, and the session it is on.
 type end struct {
@@ -132,23 +127,30 @@ func (p *splice) carry(l, back *leg) {
 	p.linger(l)
 }
 
-// read waits for bytes from the source and gives them to take. No buffer is
-// held while it waits. Small pieces that come in meanwhile go to give, unless that
-// is nil.
-func (p *splice) read(l *leg, take func(*leg, []byte), give func([]byte) int) error {
-	var buf *[chunk]byte
-	borrow := func() []byte { buf = p.srv.buffers.Get().(*[chunk]byte); return buf[:] } //nolint:forcetypeassert // ours
-	release := func() { p.srv.buffers.Put(buf); buf = nil }
-	n, err := l.src().ReadPush(borrow, release, give)
-	if n > 0 {
-		take(l, buf[:n])
-		release()
+// read waits for bytes from the source and gives them to take. Nothing is held
+// while it waits. Small pieces that come in meanwhile go to give, unless that is nil.
+func (p *splice) read(l *leg, take func(*leg, *tunnel.Pieces), give func([]byte) int) error {
+	b, err := l.src().ReadPieces(give)
+	if err != nil {
+		return err
 	}
-	return err
+	take(l, &b)
+	b.Release()
+	return nil
 }
 
-// pass hands one chunk on.
-func (p *splice) pass(l *leg, b []byte) {
+// scan has the scanner of a leg look at what goes by.
+func (l *leg) scan(b *tunnel.Pieces) error {
+	for piece := range b.All() {
+		if err := l.seen.Scan(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass hands on what was read.
+func (p *splice) pass(l *leg, b *tunnel.Pieces) {
 	l.mu.Lock()
 	v, cut := p.passLocked(l, b)
 	p.unlock(l)
@@ -157,15 +159,15 @@ func (p *splice) pass(l *leg, b []byte) {
 	}
 }
 
-func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
+func (p *splice) passLocked(l *leg, b *tunnel.Pieces) (v verdict, cut bool) {
 	if p.fate.Load() != nil {
 		return v, false // what else comes is dropped
 	}
 	before := l.seen.Payload()
-	err := l.seen.Scan(b)
+	err := l.scan(b)
 	l.count.Add(int(l.seen.Payload() - before))
 	if err != nil {
-		// torn says where dst stands: this chunk does not get there.
+		// torn says where dst stands: these bytes do not get there.
 		return verdict{code: stream.CodeOf(err), text: l.name() + " broke the protocol: " + stream.TextOf(err)}, true
 	}
 	reset := l.seen.Reset()
@@ -177,12 +179,14 @@ func (p *splice) passLocked(l *leg, b []byte) (v verdict, cut bool) {
 		}
 	}
 	if l == &p.up {
-		p.early.keep(b)
+		for piece := range b.All() {
+			p.early.keep(piece)
+		}
 	}
 	dst := l.dst()
-	write := dst.Write
+	write := dst.WritePieces
 	if l.seen.Ended() {
-		write = dst.WriteLast
+		write = dst.WriteLastPieces
 	}
 	if n, err := write(b); err != nil && p.refuser.Load() != dst.Stream {
 		l.torn = l.torn || n > 0
@@ -255,8 +259,8 @@ func (p *splice) unlessFinished(l *leg, v verdict) {
 }
 
 // afterFin judges what comes after FIN. Only RESET may.
-func (p *splice) afterFin(l *leg, b []byte) {
-	if err := l.seen.Scan(b); err != nil {
+func (p *splice) afterFin(l *leg, b *tunnel.Pieces) {
+	if err := l.scan(b); err != nil {
 		p.abort(verdict{code: stream.CodeOf(err), text: l.name() + " broke the protocol: " + stream.TextOf(err)})
 	} else if r := l.seen.Reset(); r != nil {
 		p.abort(verdict{code: r.Code, text: r.Text, by: l})

@@ -20,9 +20,9 @@ const (
 	minWindow = 256 << 10 // what yamux grants before it is asked
 	lanWindow = 512 << 10 // measured best where the round trip is short
 
-	// muxFrame is what one write to a stream should fill: with the 12-byte
-	// header of yamux exactly four TLS records of 16 KiB.
-	muxFrame = 4*16384 - muxHeader
+	// muxFrame is the most that a frame of data carries: with its header it is one
+	// TLS record of 16 KiB, and so can be read into one chunk and sent on as it is.
+	muxFrame = bigChunk - muxHeader
 
 	muxHeader = 12
 )

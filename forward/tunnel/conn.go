@@ -227,7 +227,7 @@ func (c *Conn) WaitAbort() error {
 // Write writes p in frames of its own. WriteFrame spares the copy.
 func (c *Conn) Write(p []byte) (int, error) {
 	written := 0
-	buf := make([]byte, forward.Headroom+min(len(p), stream.MaxPayload))
+	buf := make([]byte, forward.Headroom+min(len(p), forward.MaxFrame))
 	for written < len(p) {
 		n := copy(buf[forward.Headroom:], p[written:])
 		m, err := c.WriteFrame(buf[:forward.Headroom+n])
@@ -250,14 +250,14 @@ func (c *Conn) WriteFrame(b []byte) (int, error) {
 		c.unlock()
 		return 0, err
 	}
-	stream.PutHeader(b, stream.FrameData, payload)
-	n, err := c.st.Write(b)
+	stream.PutHeader(b[muxHeader:], stream.FrameData, payload)
+	n, err := c.st.writeFramed(b)
 	if err != nil && n > 0 {
 		c.broken = true
 	}
 	c.unlock()
 	if err != nil {
-		return max(0, n-forward.Headroom), c.writeErr(err)
+		return max(0, n-stream.HeaderSize), c.writeErr(err)
 	}
 	return payload, nil
 }

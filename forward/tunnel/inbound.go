@@ -65,6 +65,7 @@ type inbound struct {
 	// Only the reader touches these.
 	goodbye bool   // the peer said that it ends the session
 	forMux  []byte // whole frames yamux has not read yet
+	bulk    bool   // so much came in last that a whole record may follow
 	buf     []byte
 	hdr     [muxHeader]byte
 	have    int     // bytes of hdr
@@ -128,6 +129,9 @@ func (in *inbound) receive() error {
 	if in.to != nil && in.body >= directRead {
 		return in.direct()
 	}
+	if in.bulk {
+		return in.record()
+	}
 	if in.buf == nil {
 		in.buf = make([]byte, readSize)
 	}
@@ -136,24 +140,60 @@ func (in *inbound) receive() error {
 		return err
 	}
 	in.last.Store(int64(time.Since(in.start)))
+	in.bulk = n == len(in.buf)
 	return in.parse(in.buf[:n]) // an error comes again with the next read
 }
 
 // direct reads what is missing of a frame to where it stays.
 func (in *inbound) direct() error {
 	c := in.mem.lend(bigChunk)
-	n, err := in.r.Read(c.buf[:min(uint32(len(c.buf)), in.body)])
+	n, err := in.r.Read(c.buf[c.w:min(len(c.buf), c.w+int(min(in.body, bigChunk)))])
 	if n == 0 {
 		in.mem.takeBack(c)
 		return err
 	}
 	in.last.Store(int64(time.Since(in.start)))
-	c.w = n
+	c.w += n
+	in.hand(c)
+	return nil
+}
+
+// record reads a record into a chunk, and leaves it there if it is what our peers
+// make of bulk: one whole frame.
+func (in *inbound) record() error {
+	c := in.mem.lend(bigChunk)
+	n, err := in.r.Read(c.buf)
+	in.bulk = n >= readSize
+	if n == 0 {
+		in.mem.takeBack(c)
+		return err
+	}
+	in.last.Store(int64(time.Since(in.start)))
+	b := c.buf[:n]
+	err = nil // it comes again with the next read
+	if in.have == 0 && in.body == 0 && n > bigChunk/2 {
+		copy(in.hdr[:], b)
+		b = b[muxHeader:]
+		if err = in.header(); err == nil && in.to != nil && int(in.body) == len(b) {
+			c.w = n
+			in.hand(c)
+			return nil
+		}
+	}
+	if err == nil {
+		err = in.parse(b)
+	}
+	in.mem.takeBack(c)
+	return err
+}
+
+// hand gives a chunk to the stream whose it is.
+func (in *inbound) hand(c *chunk) {
+	n := c.w - c.r
 	if !in.to.deliverChunk(c) {
 		in.mem.takeBack(c)
 	}
 	in.got(n, true)
-	return nil
 }
 
 // parse follows the frames in b.
@@ -183,13 +223,15 @@ func (in *inbound) parse(b []byte) error {
 // has to be told.
 func (in *inbound) got(n int, wake bool) {
 	if wake {
+		if in.asleep != in.to {
+			in.tell()
+		}
 		in.asleep = in.to
 	}
 	in.body -= uint32(n)
 	if in.body > 0 {
 		return
 	}
-	in.tell()
 	if in.ends {
 		in.ends = false
 		in.to.peerFinished()
@@ -197,8 +239,9 @@ func (in *inbound) got(n int, wake bool) {
 	in.to = nil
 }
 
-// tell wakes the reader of what came in last. Within a frame that is left for
-// the moment at which nothing more is there to be read: recordConn calls it then.
+// tell wakes the reader of what came in last. That is left for the moment at which
+// something comes for another, or nothing more is there to be read: recordConn calls it
+// then. So a reader finds many frames of bulk at once.
 func (in *inbound) tell() {
 	if in.asleep != nil {
 		notify(in.asleep.in.ready)

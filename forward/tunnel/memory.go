@@ -8,7 +8,8 @@ import (
 
 const (
 	// smallChunk holds what a request or an answer is made of, bigChunk one full
-	// TLS record.
+	// TLS record, and with it one full frame. The header of the frame has its place
+	// in front of what is to be read, so that a chunk can be sent on without a copy.
 	smallChunk = 2 << 10
 	bigChunk   = 16 << 10
 )
@@ -57,9 +58,12 @@ func (m *Memory) release(n int) { m.grown.Add(-int64(n)) }
 // chunk is a piece of what came in.
 type chunk struct {
 	next *chunk
-	r, w int // what is in buf and not read yet
+	r, w int // what is in buf and not read yet; there are always muxHeader bytes before it
 	buf  []byte
 }
+
+// rest is what was not read yet.
+func (c *chunk) rest() []byte { return c.buf[c.r:c.w] }
 
 func (m *Memory) lend(size int) *chunk {
 	pool := &m.small
@@ -71,14 +75,14 @@ func (m *Memory) lend(size int) *chunk {
 	if c, ok := pool.Get().(*chunk); ok {
 		return c
 	}
-	return &chunk{buf: make([]byte, size)}
+	return &chunk{buf: make([]byte, size), r: muxHeader, w: muxHeader}
 }
 
 // takeBack takes a chunk and all that follow it.
 func (m *Memory) takeBack(c *chunk) {
 	for c != nil {
 		next := c.next
-		c.next, c.r, c.w = nil, 0, 0
+		c.next, c.r, c.w = nil, muxHeader, muxHeader
 		if len(c.buf) == smallChunk {
 			m.small.Put(c)
 		} else {
@@ -118,10 +122,10 @@ func (q *inbox) put(p []byte) {
 // take puts a filled chunk in as it is. It is false if that would waste memory:
 // then put is the way.
 func (q *inbox) take(c *chunk) bool {
-	if c.w < len(c.buf)/2 {
+	if c.w-c.r < len(c.buf)/2 {
 		return false
 	}
-	q.size += c.w
+	q.size += c.w - c.r
 	q.attach(c)
 	return true
 }
@@ -163,7 +167,7 @@ func (q *inbox) read(p []byte) int {
 	if c == nil {
 		return 0
 	}
-	n := copy(p, c.buf[c.r:c.w])
+	n := copy(p, c.rest())
 	c.r += n
 	q.size -= n
 	if c.r == c.w {

@@ -172,14 +172,20 @@ func (o *outbound) writeInline() {
 	kept := o.rec.tryFlush()
 	o.mu.Lock()
 	o.written(b, err)
-	if o.err == nil && (kept || len(o.buf) > 0) {
-		o.wakeFlusher() // stays busy
-	} else {
-		o.busy = false
-		o.idle.Broadcast()
-	}
+	o.handBack(kept)
 	o.mu.Unlock()
 	o.report(err)
+}
+
+// handBack ends what a caller wrote itself. What came meanwhile, or was kept, is for
+// the flusher. It is called with mu held.
+func (o *outbound) handBack(kept bool) {
+	if o.err == nil && (kept || len(o.buf) > 0) {
+		o.wakeFlusher() // stays busy
+		return
+	}
+	o.busy = false
+	o.idle.Broadcast()
 }
 
 // take empties buf and returns what it held.

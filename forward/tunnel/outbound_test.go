@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/culvert-k8s/culvert/forward"
+	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
 // wire is a connection that keeps what is written to it, write by write.
@@ -274,7 +274,7 @@ func TestFramesThatBelongTogetherLeaveTogether(t *testing.T) {
 		}
 		c.CloseWrite()
 		got := taken()
-		if len(got) != 1 || len(got[0]) != 2*muxHeader+forward.Headroom {
+		if len(got) != 1 || len(got[0]) != 2*muxHeader+stream.HeaderSize {
 			t.Errorf("end mark and end: %q, want one write", got)
 		}
 		b.Close()

@@ -169,7 +169,7 @@ func (st *Stream) consume(p []byte) (n int) {
 	credit := st.consumed(n)
 	st.mu.Unlock()
 	for c := whole; c != nil; c = c.next {
-		p = p[copy(p, c.buf[c.r:c.w]):]
+		p = p[copy(p, c.rest()):]
 	}
 	st.in.box.mem.takeBack(whole)
 	st.giveCredit(credit)
@@ -223,7 +223,7 @@ func (st *Stream) deliverChunk(c *chunk) bool {
 	took := st.wanted() && st.in.box.take(c)
 	st.mu.Unlock()
 	if !took {
-		st.deliver(c.buf[:c.w], false)
+		st.deliver(c.rest(), false)
 	}
 	return took
 }

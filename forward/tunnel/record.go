@@ -7,16 +7,12 @@ import (
 	"syscall"
 )
 
-const (
-	readAhead   = 128 << 10 // one read(2) takes many TLS records
-	smallRead   = 4 << 10   // a read below this is no bulk
-	calmReads   = 8         // this many small reads in a row give the read-ahead buffer back
-	gatherLimit = 256 << 10
-)
+const gatherLimit = 256 << 10
 
-// recordConn lies beneath TLS. crypto/tls writes and reads record by record,
-// one system call for each 16 KiB; this gathers the records of one flush into
-// one write and reads ahead while bulk data comes in. And it can write without
+// recordConn lies beneath TLS. crypto/tls writes record by record, one system call
+// for each 16 KiB; this gathers the records of one flush into one write. Reading
+// needs no such help: TLS itself reads ahead what its buffer holds, and to read more
+// at once costs a copy, which costs more than it saves. And it can write without
 // waiting: what the kernel does not take then stays, sealed as it is, and goes
 // first the next time.
 type recordConn struct {
@@ -35,11 +31,6 @@ type recordConn struct {
 	raw    syscall.RawConn // nil: every write may wait
 	try    func(fd uintptr) bool
 	tried  int // what try wrote
-
-	// One reader at a time: crypto/tls serialises its reads.
-	ahead []byte // nil unless bulk data comes in
-	r, w  int
-	calm  int
 }
 
 func newRecordConn(c net.Conn) *recordConn {
@@ -136,35 +127,11 @@ func (c *recordConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Read reads as much as TLS has room for: some 40 KiB once bulk data came in, and so
+// several records.
 func (c *recordConn) Read(p []byte) (int, error) {
-	if c.r < c.w {
-		n := copy(p, c.ahead[c.r:c.w])
-		c.r += n
-		return n, nil
-	}
 	if c.onWait != nil {
 		c.onWait()
 	}
-	if c.ahead == nil || len(p) >= len(c.ahead) {
-		n, err := c.Conn.Read(p)
-		if n == len(p) && n >= smallRead {
-			c.ahead, c.calm = make([]byte, readAhead), 0
-		}
-		return n, err
-	}
-	n, err := c.Conn.Read(c.ahead)
-	if n < smallRead {
-		c.calm++
-	} else {
-		c.calm = 0
-	}
-	m := copy(p, c.ahead[:n])
-	c.r, c.w = m, n
-	if c.calm >= calmReads && c.r == c.w {
-		c.ahead, c.r, c.w = nil, 0, 0
-	}
-	if m > 0 {
-		return m, nil // an error comes again with the next read
-	}
-	return 0, err
+	return c.Conn.Read(p)
 }

@@ -13,6 +13,7 @@ type sending struct {
 	finished bool   // the end of this direction was sent, or is about to be
 
 	room chan struct{} // holds one; tells the writer to look again
+	lent chunk         // the writer's buffer, while it is written from
 }
 
 func (s *sending) fresh() {
