@@ -167,7 +167,8 @@ func FuzzInbound(f *testing.F) {
 	})
 }
 
-// chunks is a reader that gives out its bytes in pieces of the sizes given.
+// chunks is a reader that gives out its bytes in pieces of the sizes given, squared:
+// 1 byte to 64 KiB.
 type chunks struct {
 	data  []byte
 	sizes []byte
@@ -180,7 +181,8 @@ func (c *chunks) Read(p []byte) (int, error) {
 	}
 	n := len(c.data)
 	if len(c.sizes) > 0 {
-		n = 1 + int(c.sizes[c.at%len(c.sizes)])
+		n = int(c.sizes[c.at%len(c.sizes)])
+		n = 1 + n*n
 		c.at++
 	}
 	n = copy(p[:min(len(p), n)], c.data)

@@ -100,6 +100,10 @@ func checkOutbound(t *testing.T, seed uint64, frames int) {
 			o.Write(f)
 			continue
 		}
+		if rnd.IntN(3) == 0 {
+			want = append(want, sendStraight(t, o, rnd, i)...)
+			continue
+		}
 		n := []int{1, 4, 12, 100, inlineLimit - muxHeader, inlineLimit, 5000, muxFrame, muxFrame}[rnd.IntN(9)]
 		h := muxControl(typeData, 0, uint32(i), uint32(n))
 		body := bytes.Repeat([]byte{byte(i)}, n)
@@ -129,6 +133,46 @@ func checkOutbound(t *testing.T, seed uint64, frames int) {
 	if _, found, _ := without(bytes.Join(w.writes, nil), mark); found != n {
 		t.Errorf("%d frames injected, %d came out", n, found)
 	}
+}
+
+// sendStraight sends chunks of the sizes that come in, or a whole buffer, and returns
+// what is to be on the wire for them.
+func sendStraight(t *testing.T, o *outbound, rnd *rand.Rand, id int) (want []byte) {
+	var head *chunk
+	total := 0
+	for next := &head; total < straightLimit && (total == 0 || rnd.IntN(3) > 0); next = &(*next).next {
+		n := 1 + rnd.IntN(straightLimit-total)
+		if rnd.IntN(3) > 0 {
+			n = min(n, muxFrame)
+		}
+		c := &chunk{buf: make([]byte, muxHeader+n), r: muxHeader, w: muxHeader + n}
+		pattern(int64(total), c.rest())
+		*next = c
+		total += n
+	}
+	part := 1 + rnd.IntN(total) // credit may end anywhere
+	for left, c := part, head; left > 0; c = c.next {
+		for b := c.rest()[:min(left, c.w-c.r)]; len(b) > 0; {
+			n := min(len(b), muxFrame)
+			want = append(append(want, muxControl(typeData, 0, uint32(id), uint32(n))...), b[:n]...)
+			b = b[n:]
+			left -= n
+		}
+	}
+	o.straight(uint32(id), head, part)
+	read, at := 0, int64(0)
+	for c := head; c != nil; c = c.next {
+		read += c.r - muxHeader
+		mine := make([]byte, c.w-muxHeader)
+		pattern(at, mine)
+		if at += int64(len(mine)); !bytes.Equal(c.buf[muxHeader:], mine) {
+			t.Error("what was sent has been changed")
+		}
+	}
+	if read != part {
+		t.Errorf("%d bytes are taken for sent, want %d", read, part)
+	}
+	return want
 }
 
 func TestOutboundKeepsOrderAndFrames(t *testing.T) {

@@ -15,13 +15,14 @@ import (
 // what it can. It ends with the source.
 func relayed(src, dst *Stream) <-chan error {
 	return result(func() error {
-		buf := make([]byte, 64<<10)
 		for {
-			n, err := src.ReadPush(func() []byte { return buf }, func() {}, dst.TryWrite)
+			p, err := src.ReadPieces(dst.TryWrite)
 			if err != nil {
 				return err
 			}
-			if _, err := dst.Write(buf[:n]); err != nil {
+			_, err = dst.WritePieces(&p)
+			p.Release()
+			if err != nil {
 				return err
 			}
 		}
