@@ -133,7 +133,7 @@ func TestRefusedStreamGoesToAnotherPod(t *testing.T) {
 		if gone.text() != "que" {
 			t.Errorf("the first pod got %q before its answer", gone.text())
 		}
-		conn.(forward.FrameWriter).WriteFrame([]byte("xxxxstion"))
+		conn.(forward.FrameWriter).WriteFrame(append(make([]byte, forward.Headroom), "stion"...))
 		conn.CloseWrite()
 		gone.answer <- &stream.Error{Code: stream.PodNotFound}
 		fresh.answer <- nil
