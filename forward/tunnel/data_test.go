@@ -90,7 +90,7 @@ func TestCreditIsKeptTo(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, st, int64(n)); err != nil {
 			t.Fatal(err, s.Err())
 		}
-		eventually(t, "credit for what was read", func() bool { return minWindow+p.granted(1)-sent > minWindow/2 })
+		eventually(t, "credit for what was read", func() bool { return minWindow+p.granted(1)-sent > minWindow*3/4 }) // a quarter may be held back
 	}
 	n := minWindow + p.granted(1) - sent
 	p.send(typeData, 0, 1, uint32(n), make([]byte, n)...)
