@@ -35,13 +35,15 @@ func (st *Stream) grow(n int) int {
 	if r.fixed || most <= 0 {
 		return 0
 	}
-	if r.read += n; r.read < r.window/2 && !r.since.IsZero() {
+	if r.since.IsZero() {
+		r.since = time.Now()
+	}
+	if r.read += n; r.read < r.window/2 {
 		return 0
 	}
-	now, path := time.Now(), &st.sess.path
-	took, first := now.Sub(r.since), r.since.IsZero()
-	r.since, r.read = now, 0
-	if trip := path.roundTrip(now, st.sess.out); first || took > 2*trip {
+	took, path := time.Since(r.since), &st.sess.path
+	r.since, r.read = time.Now(), 0
+	if took > 2*path.roundTrip(r.since, st.sess.out) {
 		return 0
 	}
 	more := min(max(r.window, int(path.window.Load())-r.window), most)
