@@ -29,7 +29,7 @@ func clocks() []fault {
 					clock, err = who.of(r).Clock()
 					must(t, err)
 				}
-				must(t, clock.Set(by, 0))
+				must(t, clock.SetWall(by))
 			}
 		}
 		all = append(all,
@@ -57,7 +57,7 @@ func wrongTime(where, what string, by time.Duration, hits place, link string, of
 		return func(t *testing.T, r *rig) {
 			clock, err := of(r).Clock()
 			must(t, err)
-			must(t, clock.Set(by, 0))
+			must(t, clock.SetWall(by))
 			if by != 0 {
 				r.links[link].CutReset()
 			}

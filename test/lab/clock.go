@@ -99,6 +99,14 @@ func (c *Clock) Set(wall, monotonic time.Duration) error {
 	return nil
 }
 
+// SetWall is Set for the wall clock alone: the monotonic clock stays where it is.
+func (c *Clock) SetWall(by time.Duration) error {
+	if err := c.write(c.data, binary.LittleEndian.AppendUint64(nil, uint64(int64(by/time.Second)))); err != nil {
+		return fmt.Errorf("set wall clock: %w", err)
+	}
+	return nil
+}
+
 // shimCode is how long the code is before its two numbers.
 const shimCode = 0x38
 
