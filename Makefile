@@ -215,7 +215,7 @@ soak: deps runtime ## random faults under load for SOAK (10m); writes its part o
 nightly: ## what takes hours: a soak of an hour, each fuzz target for five minutes, end to end, every measurement
 	$(MAKE) --no-print-directory faults
 	$(MAKE) --no-print-directory soak SOAK=1h
-	$(MAKE) --no-print-directory fuzz FUZZTIME=5m
+	$(MAKE) --no-print-directory fuzz FUZZTIME=5m FUZZLONG=5m
 	$(MAKE) --no-print-directory e2e
 	$(MAKE) --no-print-directory bench
 
