@@ -60,14 +60,7 @@ test-unit: ## the tests of the rooms, without those that cross processes
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s), those that face the network for FUZZLONG (60s); finds are kept in testdata/fuzz
-	@$(GO) list -f '{{$$p := .ImportPath}}{{$$d := .Dir}}{{range .TestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$d}}/{{.}}{{"\n"}}{{end}}' ./... | \
-	while read -r pkg file; do \
-		sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | while read -r name; do \
-			case " $(FUZZNETWORK) " in *" $$name "*) time=$(FUZZLONG) ;; *) time=$(FUZZTIME) ;; esac; \
-			echo "fuzz $$pkg $$name for $$time"; \
-			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $$time -fuzzminimizetime 100x "$$pkg" </dev/null; \
-		done; \
-	done
+	@GO='$(GO)' .ci/fuzz $(FUZZTIME) $(FUZZLONG) $(FUZZNETWORK)
 
 .PHONY: cover
 cover: ## statement coverage of the tests
