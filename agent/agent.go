@@ -66,6 +66,7 @@ func New(cfg Config) (*Agent, error) {
 		leaving:  make(chan struct{}),
 		podsSeen: make(chan struct{}),
 	}
+	cfg.Tunnel.Memory.Beside = a.joiner.Held
 	a.spare.Store(maxKeepers - int64(len(cfg.Relays)))
 	a.metrics = newMetrics(a)
 	return a, nil

@@ -16,6 +16,11 @@ func leaving() *stream.Error {
 	return &stream.Error{Code: stream.GoingAway, Text: "agent is shutting down"}
 }
 
+// crowds is what the streams of a user hear who lets too much lie unread.
+func crowds() *stream.Error {
+	return &stream.Error{Code: stream.Overloaded, Text: "the agent holds as many unread bytes as it may, and those of this user are the most: read faster, or open fewer connections"}
+}
+
 // lost is why the streams of a tunnel end that is of no use any more.
 func lost(cause error) error {
 	if errors.As(cause, new(*stream.Error)) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,6 +115,60 @@ func TestFloodOfStreams(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("%d of %d were reset while they were opened", reset, 4*most)
+}
+
+// TestPodsThatReadNothing uploads to pods that take nothing until there is no memory
+// left for it. Who does so loses streams, and hears why; others lose nothing.
+func TestPodsThatReadNothing(t *testing.T) {
+	pod := reachtest.Listen(t)
+	r := startRelay(t, &relay{})
+	cfg := Config{Pods: local(reachtest.DialTo(pod.Addr().String()), pod1)}
+	cfg.Tunnel.Memory = &tunnel.Memory{Limit: 4 << 20}
+	a := start(t, cfg, r)
+	l := r.tunnel(t, 1)
+	ann, err := l.open(t, stream.Open{UID: pod1.UID, Port: 80, User: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hers := reachtest.Accept(t, pod)
+	cut := make(chan error, 12)
+	var writers sync.WaitGroup
+	for range cap(cut) {
+		c, err := l.open(t, stream.Open{UID: pod1.UID, Port: 80, User: "greedy"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = reachtest.Accept(t, pod).SetReadBuffer(4 << 10)
+		writers.Go(func() {
+			for err == nil {
+				_, err = c.Write(make([]byte, 32<<10))
+			}
+		})
+		writers.Go(func() {
+			_, err := c.Read(make([]byte, 1))
+			cut <- err
+			_ = c.Close()
+		})
+	}
+	for range cap(cut) / 3 {
+		if err := <-cut; !errors.Is(err, &stream.Error{Code: stream.Overloaded}) && !errors.Is(err, forward.ErrReset) {
+			t.Errorf("a stream ended with %v", err)
+		}
+	}
+	for _, line := range a.log.wait(t, "stream", cap(cut)/3) {
+		if line["code"] != "overloaded" || line["user"] != "greedy" {
+			t.Errorf("%v", line)
+		}
+	}
+	eventually(t, "there is room again", func() bool { return cfg.Tunnel.Memory.Usage().Unread <= 4<<20 })
+	if _, err := ann.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(hers, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	_ = l.sess.Close()
+	writers.Wait()
 }
 
 // TestFloodOfQuestions opens control streams and says nothing on them.

@@ -12,7 +12,6 @@ import (
 	vm "github.com/VictoriaMetrics/metrics"
 
 	"github.com/culvert-k8s/culvert/forward"
-	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/measure"
 )
 
@@ -58,7 +57,7 @@ func newMetrics(a *Agent) *metrics {
 	m.set.NewGauge(`culvert_agent_tunnels`, func() float64 { return float64(a.tunnels.Load()) })
 	m.set.NewGauge(`culvert_agent_relays_missing`, func() float64 { return float64(a.fleet.missing()) })
 	m.set.NewGauge(`culvert_agent_relays`, func() float64 { return float64(len(a.cfg.Relays)) })
-	m.tunnelled(a.cfg.Tunnel.Memory)
+	m.set.RegisterMetricsWriter(func(w io.Writer) { a.cfg.Tunnel.Memory.WriteMetrics(w, "culvert_agent") })
 	m.set.NewGauge(`culvert_agent_pods`, func() float64 { return float64(len(a.cfg.Pods.List())) })
 	m.set.NewGauge(`culvert_agent_pods_ready`, func() float64 {
 		if a.cfg.Pods.Ready() != nil {
@@ -67,14 +66,6 @@ func newMetrics(a *Agent) *metrics {
 		return 1
 	})
 	return m
-}
-
-// tunnelled shows what all tunnels take together, and wait for.
-func (m *metrics) tunnelled(all *tunnel.Memory) {
-	m.set.NewGauge(`culvert_agent_tunnel_window_bytes`, func() float64 { return float64(all.Usage().Grown) })
-	m.set.NewGauge(`culvert_agent_tunnel_window_limit_bytes`, func() float64 { return float64(all.Usage().Limit) })
-	m.set.NewGauge(`culvert_agent_tunnel_credit_waiting`, func() float64 { return float64(all.Usage().Waiting) })
-	m.set.NewGauge(`culvert_agent_tunnel_credit_wait_seconds_total`, func() float64 { return all.Usage().Waited.Seconds() })
 }
 
 // stream counts a stream that has ended.

@@ -96,6 +96,9 @@ func (u *uplink) forward(ctx context.Context, st *tunnel.Stream, open *stream.Op
 	}
 	ctx, leave := u.agent.visits.enter(ctx, pod)
 	defer leave()
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	st.Charge(open.User, func() { cut(crowds()) })
 	stats, err := u.agent.joiner.Join(ctx, tunnel.NewConn(st), wrapPod(conn), nil)
 	u.account(open, pod, stats, err, began)
 }

@@ -19,6 +19,11 @@ func (j *Joiner) takeBack(b *buffer) {
 	j.lent.Add(-1)
 }
 
+// Held returns how many bytes the buffers take that are in use at the moment.
+func (j *Joiner) Held() int64 {
+	return j.lent.Load() * int64(len(buffer{}))
+}
+
 // Lent returns how many buffers of about 64 KiB are in use at the moment, by all Joins of j. A pair of
 // idle connections that can wait without a buffer uses none. It may be called at any time.
 func (j *Joiner) Lent() int64 {

@@ -24,6 +24,7 @@ import (
 	"github.com/culvert-k8s/culvert/cmd/internal/boot"
 	"github.com/culvert-k8s/culvert/cmd/internal/exposition"
 	"github.com/culvert-k8s/culvert/cmd/internal/garbage"
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 )
 
 // version is set by the linker; empty means what the module says.
@@ -98,6 +99,7 @@ func serve(args []string, stderr io.Writer) error {
 		Proxy:        proxyFromEnvironment,
 		Log:          log,
 		DrainTimeout: max(f.drain, 1), // 0 would mean the default
+		Tunnel:       tunnel.Config{Memory: &tunnel.Memory{Limit: boot.Unread()}},
 	})
 	if err != nil {
 		return err

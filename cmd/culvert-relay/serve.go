@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward/relay/kube/keeper"
 	"github.com/culvert-k8s/culvert/forward/relay/policy"
 	"github.com/culvert-k8s/culvert/forward/relay/standalone"
+	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/forward/tunnel/identity"
 )
 
@@ -72,7 +73,10 @@ func (f *serveFlags) assemble(log *slog.Logger, stdout io.Writer) (_ *parts, err
 	p := &parts{
 		creds: &relay.Credentials{}, metrics: newMetrics(),
 		report: func(err error) { log.Warn("credentials", "err", err) },
-		cfg:    relay.Config{Version: boot.Version(version), Log: log, DrainTimeout: max(f.drain, 1)}, // 0 would mean the default
+		cfg: relay.Config{
+			Version: boot.Version(version), Log: log, DrainTimeout: max(f.drain, 1), // 0 would mean the default
+			Tunnel: tunnel.Config{Memory: &tunnel.Memory{Limit: boot.Unread()}},
+		},
 	}
 	defer func() {
 		if err != nil {

@@ -47,6 +47,7 @@ func healthy() map[string]string {
 			`culvert_relay_audit_dropped_total{reason="too-many-stream-refused"}`:         "0+9x1600",
 			`culvert_relay_tunnel_window_bytes`:                                           "1000000x1600",
 			`culvert_relay_tunnel_window_limit_bytes`:                                     "268435456x1600",
+			`culvert_relay_tunnel_unread_cuts_total`:                                      "12x1600",
 			`culvert_relay_tunnel_credit_waiting`:                                         "3x1600",
 		} {
 			all[pod+" "+series] = values
@@ -65,6 +66,7 @@ func healthy() map[string]string {
 			`culvert_agent_certificate_expiry_timestamp_seconds`: "0x1600", // it shows a token
 			`culvert_agent_tunnel_window_bytes`:                  "1000000x1600",
 			`culvert_agent_tunnel_window_limit_bytes`:            "268435456x1600",
+			`culvert_agent_tunnel_unread_cuts_total`:             "0x1600",
 			`culvert_agent_tunnel_credit_waiting`:                "0x1600",
 		} {
 			all[pod+" "+series] = values
@@ -185,6 +187,8 @@ func faults() map[string]fault {
 
 		"long fat paths":         {change: map[string]string{"r1 culvert_relay_tunnel_window_bytes": "250000000x1600"}, fires: []string{"CulvertWindowsNearTheirCeiling"}},
 		"of an agent":            {change: map[string]string{"a2 culvert_agent_tunnel_window_bytes": "250000000x1600"}, fires: []string{"CulvertWindowsNearTheirCeiling"}},
+		"memory of a relay":      {change: map[string]string{"r1 culvert_relay_tunnel_unread_cuts_total": "12x115 30x1500"}, fires: []string{"CulvertUnreadCuts"}},
+		"memory of an agent":     {change: map[string]string{"a1 culvert_agent_tunnel_unread_cuts_total": "0x115 3x1500"}, fires: []string{"CulvertUnreadCuts"}},
 		"nobody reads":           {change: map[string]string{"r1 culvert_relay_tunnel_credit_waiting": "60x1600"}, fires: []string{"CulvertWritersWait"}},
 		"descriptors":            {change: map[string]string{"a1 process_open_fds": "900x1600"}, fires: []string{"CulvertDescriptorsNearTheirEnd"}},
 		"an upgrade goes on":     {change: map[string]string{`a1 culvert_build_info{version="1"}`: gone, `a1 culvert_build_info{version="2"}`: "1x1600"}},

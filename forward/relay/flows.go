@@ -34,6 +34,9 @@ type flow struct {
 	live     forward.Live   // of one that is joined
 }
 
+// charge charges the caller with what one of the stream's ends holds unread.
+func (f *flow) charge(st *tunnel.Stream) { st.Charge(f.user, f.stopper.crowds) }
+
 // place returns where the pod is, as far as that is known.
 func (f *flow) place() Place {
 	if at := f.at.Load(); at != nil {

@@ -6,7 +6,6 @@ import (
 
 	vm "github.com/VictoriaMetrics/metrics"
 
-	"github.com/culvert-k8s/culvert/forward/tunnel"
 	"github.com/culvert-k8s/culvert/measure"
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
@@ -54,18 +53,10 @@ func newMetrics(s *Server) *metrics {
 	m.set.NewGauge(`culvert_relay_nodes`, func() float64 { return float64(s.nodes.len()) })
 	m.set.NewGauge(`culvert_relay_http_connections`, func() float64 { n, _ := s.front.count(); return float64(n) })
 	m.set.NewGauge(`culvert_relay_http_requests_in_flight`, func() float64 { _, n := s.front.count(); return float64(n) })
-	m.tunnelled(s.cfg.Tunnel.Memory)
+	m.set.RegisterMetricsWriter(func(w io.Writer) { s.cfg.Tunnel.Memory.WriteMetrics(w, "culvert_relay") })
 	m.limits(s.quotas.bound)
 	m.set.NewGauge(`culvert_relay_handshakes_pending`, func() float64 { return float64(s.door.len()) })
 	return m
-}
-
-// tunnelled shows what all tunnels take together, and wait for.
-func (m *metrics) tunnelled(all *tunnel.Memory) {
-	m.set.NewGauge(`culvert_relay_tunnel_window_bytes`, func() float64 { return float64(all.Usage().Grown) })
-	m.set.NewGauge(`culvert_relay_tunnel_window_limit_bytes`, func() float64 { return float64(all.Usage().Limit) })
-	m.set.NewGauge(`culvert_relay_tunnel_credit_waiting`, func() float64 { return float64(all.Usage().Waiting) })
-	m.set.NewGauge(`culvert_relay_tunnel_credit_wait_seconds_total`, func() float64 { return all.Usage().Waited.Seconds() })
 }
 
 // session counts a session that began (1) or ended (-1).

@@ -30,6 +30,10 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		started: time.Now(),
 	}
 	w := &way{srv: s, flow: f, who: p.who, valid: p.valid, uid: open.UID, more: client.Ready}
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	f.stopper.arm(cut)
+	f.charge(client)
 	var agent end
 	err := s.begin(ctx, f)
 	if err == nil {
@@ -42,9 +46,6 @@ func (s *Server) route(ctx context.Context, p *peer, client *tunnel.Stream, open
 		return
 	}
 	_ = client.SetDeadline(time.Time{})
-	ctx, cut := context.WithCancelCause(ctx)
-	defer cut(nil)
-	f.stopper.arm(cut)
 	s.flows.add(f)
 	v := s.splice(ctx, w, end{client, p.sess}, agent)
 	s.flows.remove(f)
@@ -152,6 +153,7 @@ func (w *way) open(ctx context.Context, at Place) (end, error) {
 		st, err := openOn(ctx, t.sess, onward, w.more != nil && w.more())
 		switch {
 		case err == nil:
+			w.flow.charge(st)
 			w.flow.via.Store(t.sess)
 			return end{st, t.sess}, nil
 		case ctx.Err() != nil:

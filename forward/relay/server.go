@@ -27,6 +27,12 @@ const maxView = 64 << 20
 // errShutdown is what peers hear from a relay that ends.
 var errShutdown = &stream.Error{Code: stream.GoingAway, Text: "relay is shutting down"}
 
+// errCrowds is what the streams of a user hear who lets too much lie unread.
+var errCrowds = &stream.Error{
+	Code: stream.Overloaded,
+	Text: "the relay holds as many unread bytes as it may, and those of this user are the most: read faster, or open fewer connections",
+}
+
 // Server is a relay. Make one with New.
 type Server struct {
 	cfg     Config
@@ -72,6 +78,7 @@ func New(cfg Config) (*Server, error) {
 		door:     door{limit: cfg.MaxHandshakes},
 		draining: make(chan struct{}),
 	}
+	cfg.Tunnel.Memory.Beside = s.joiner.Held
 	s.nodes.absent.grace = cfg.ReturnTime
 	s.nodes.elsewhere = func() bool { return s.peers.count() > 1 }
 	cfg.Audit.Identify(s.id)

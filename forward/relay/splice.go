@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,9 @@ import (
 // partingTime bounds what is left of a stream that was cut: an end that takes
 // nothing is not waited for longer.
 const partingTime = 5 * time.Second
+
+// hurriedTime is that of a stream that holds what others need.
+const hurriedTime = 100 * time.Millisecond
 
 // end is one end of a stream through the relay, and the session it is on.
 type end struct {
@@ -223,7 +227,7 @@ func (p *splice) watch(ctx context.Context) {
 			return
 		case <-ctx.Done():
 			cause := context.Cause(ctx)
-			p.abort(verdict{code: stream.CodeOf(cause), text: stream.TextOf(cause)})
+			p.abort(verdict{code: stream.CodeOf(cause), text: stream.TextOf(cause), hurry: errors.Is(cause, errCrowds)})
 		case <-client.Gone():
 			p.abort(lostSource(&p.up, forward.ErrReset))
 		case <-p.moved:
@@ -270,6 +274,9 @@ func (p *splice) afterFin(l *leg, b *tunnel.Pieces) {
 // settle sets the fate of the stream. It is false if that was set before.
 func (p *splice) settle(v verdict) bool {
 	v.until = time.Now().Add(partingTime)
+	if v.hurry {
+		v.until = time.Now().Add(hurriedTime)
+	}
 	if !p.fate.CompareAndSwap(nil, &v) {
 		return false
 	}

@@ -14,6 +14,7 @@ type verdict struct {
 	text string
 
 	by    *leg // whose source aborted, and so need not be told
+	hurry bool // who takes nothing is not waited for
 	until time.Time
 }
 

@@ -10,6 +10,7 @@ func (st *Stream) consumed(n int) (credit int) {
 	if r.fin {
 		return 0
 	}
+	st.shrink()
 	more := st.grow(n)
 	if more == 0 && r.owed < r.batch() {
 		return 0
@@ -41,9 +42,10 @@ func (st *Stream) grow(n int) int {
 	if r.read += n; r.read < r.window/2 {
 		return 0
 	}
-	took, path := time.Since(r.since), &st.sess.path
-	r.since, r.read = time.Now(), 0
-	if took > 2*path.roundTrip(r.since, st.sess.out) {
+	now, path := time.Now(), &st.sess.path
+	took := now.Sub(r.since)
+	r.since, r.read = now, 0
+	if took > 2*path.roundTrip(now, st.sess.out) {
 		return 0
 	}
 	more := min(max(r.window, int(path.window.Load())-r.window), most)
@@ -54,6 +56,20 @@ func (st *Stream) grow(n int) int {
 	r.grown += more
 	path.window.Store(int64(r.window))
 	return more
+}
+
+// shrink takes back what the window grew by, as far as it is read and not granted
+// again, while there is little memory left.
+func (st *Stream) shrink() {
+	r := &st.in
+	if r.grown == 0 || !r.box.mem.crowded() {
+		return
+	}
+	less := min(r.owed, r.grown)
+	r.owed -= less
+	r.window -= less
+	r.grown -= less
+	r.box.mem.release(less)
 }
 
 // settle gives back what the window grew by.

@@ -14,7 +14,7 @@ func TestWaitsForCreditAreCounted(t *testing.T) {
 		mem := new(Memory)
 		client, server := pipeSessions(t, Config{Memory: mem}, nil)
 		a, b := streams(t, client, server)
-		if u := mem.Usage(); u.Waiting != 0 || u.Waited != 0 || u.Limit == 0 {
+		if u := mem.Usage(); u.Waiting != 0 || u.Waited != 0 || u.GrownLimit == 0 {
 			t.Errorf("before anybody waits: %+v", u)
 		}
 		wrote := make(chan error, 1)

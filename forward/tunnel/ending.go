@@ -19,6 +19,7 @@ const (
 func (s *Session) fail(cause error) {
 	s.stop(cause)
 	s.ended.Do(func() {
+		s.cfg.Memory.relief.leave(s)
 		s.car.cut()
 		s.out.close()
 		close(s.done)
@@ -70,12 +71,29 @@ func (s *Session) CloseWithError(cause error) error {
 		s.farewell(cause)
 	}
 	s.fail(cause)
-	err := s.mux.Close()
+	err := s.mux.Close() // and with it the receiver
 	s.wg.Wait()
+	s.forget()
 	if err != nil {
 		return fmt.Errorf("close session: %w", err)
 	}
 	return nil
+}
+
+// forget drops what came in for streams that nobody has accepted. Nobody will.
+func (s *Session) forget() {
+	s.mu.Lock()
+	s.over = true
+	var left []*Stream
+	for _, st := range s.streams {
+		if !st.handed {
+			left = append(left, st)
+		}
+	}
+	s.mu.Unlock()
+	for _, st := range left {
+		_, _ = st.end(streamReset)
+	}
 }
 
 // farewell ends the writing direction of the connection and waits until the

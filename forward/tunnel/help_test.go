@@ -54,11 +54,13 @@ func eventually(t testing.TB, what string, cond func() bool) {
 // not cross into or out of a bubble: two collections empty every sync.Pool.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	runtime.GC()
-	runtime.GC()
+	empty := func() {
+		runtime.GC()
+		runtime.GC()
+	}
+	empty()
+	defer empty() // after a failure too
 	synctest.Test(t, f)
-	runtime.GC()
-	runtime.GC()
 }
 
 // pipeSessions returns two sessions over net.Pipe, wrapped as the caller likes.

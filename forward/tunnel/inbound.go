@@ -121,6 +121,7 @@ func (in *inbound) Read(p []byte) (int, error) {
 			in.tell()
 			in.err = in.h.broken(err)
 		}
+		in.mem.relieve()
 	}
 }
 

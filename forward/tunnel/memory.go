@@ -14,16 +14,26 @@ const (
 	bigChunk   = 16 << 10
 )
 
-// windowBudget bounds what the windows of all streams of a Memory may have grown
-// by: that much may come in and not be read.
-const windowBudget = 256 << 20
+// usualLimit is the Limit of a Memory that was given none.
+const usualLimit = 512 << 20
 
 // Memory is what the sessions of a process share: the buffers of what came in
-// and was not read yet, and how far the windows of streams may grow: by 256 MiB in
-// all. The zero value is ready. It must not be copied.
+// and was not read yet, how far the windows of streams may grow, and who has to go
+// if all that is too much. The zero value is ready. It must not be copied.
 type Memory struct {
+	// Limit is how many bytes may wait to be read, of all streams, in the room that
+	// they take. Windows grow by half of that at most, and shrink again from there on;
+	// beyond it streams are cut: see Stream.Charge. 0 means 512 MiB. Set it before use.
+	Limit int64
+
+	// Beside returns the bytes in buffers of those who read and write the streams,
+	// which count as well. It is asked often. nil: there are none. Set it before use.
+	Beside func() int64
+
 	small, big sync.Pool // of *chunk
+	held       atomic.Int64
 	grown      atomic.Int64
+	relief     relief
 
 	waiting atomic.Int64 // writers without credit
 	waited  atomic.Int64 // nanoseconds, of waits that are over
@@ -31,8 +41,12 @@ type Memory struct {
 
 // Usage is what the sessions of a Memory take, and wait for.
 type Usage struct {
-	// Grown is by how many bytes windows have grown, and Limit by how many they may.
-	Grown, Limit int64
+	// Grown is by how many bytes windows have grown, and GrownLimit by how many they may.
+	Grown, GrownLimit int64
+	// Unread is how many bytes wait to be read, and UnreadLimit how many may.
+	Unread, UnreadLimit int64
+	// Cut is how many streams were cut because that was not enough.
+	Cut int64
 	// Waiting is how many writers wait for credit: the reader at the other end is
 	// slower than they are. Waited is for how long others did, all together.
 	Waiting int64
@@ -41,12 +55,38 @@ type Usage struct {
 
 // Usage returns what is so now.
 func (m *Memory) Usage() Usage {
-	return Usage{Grown: m.grown.Load(), Limit: windowBudget, Waiting: m.waiting.Load(), Waited: time.Duration(m.waited.Load())}
+	return Usage{
+		Grown: m.grown.Load(), GrownLimit: m.limit() / 2, Unread: m.unread(), UnreadLimit: m.limit(), Cut: m.relief.cut.Load(),
+		Waiting: m.waiting.Load(), Waited: time.Duration(m.waited.Load()),
+	}
 }
 
-// reserve lets a window grow by n bytes if that is within the budget.
+func (m *Memory) limit() int64 {
+	if m.Limit > 0 {
+		return m.Limit
+	}
+	return usualLimit
+}
+
+// unread is how much waits to be read. A first piece of 2 KiB of each stream is not
+// counted: it costs no more than the stream itself.
+func (m *Memory) unread() int64 {
+	n := m.held.Load()
+	if m.Beside != nil {
+		n += m.Beside()
+	}
+	return n
+}
+
+// crowded tells whether it is time to be sparing.
+func (m *Memory) crowded() bool { return m.unread() > m.limit()/2 }
+
+// reserve lets a window grow by n bytes if there is room for that.
 func (m *Memory) reserve(n int) bool {
-	if m.grown.Add(int64(n)) <= windowBudget {
+	if m.crowded() {
+		return false
+	}
+	if m.grown.Add(int64(n)) <= m.limit()/2 {
 		return true
 	}
 	m.grown.Add(-int64(n))
@@ -60,6 +100,7 @@ type chunk struct {
 	next *chunk
 	r, w int // what is in buf and not read yet; there are always muxHeader bytes before it
 	buf  []byte
+	held bool // it counts as held
 }
 
 // rest is what was not read yet.
@@ -80,8 +121,13 @@ func (m *Memory) lend(size int) *chunk {
 
 // takeBack takes a chunk and all that follow it.
 func (m *Memory) takeBack(c *chunk) {
+	freed := 0
 	for c != nil {
 		next := c.next
+		if c.held {
+			c.held = false
+			freed += len(c.buf)
+		}
 		c.next, c.r, c.w = nil, muxHeader, muxHeader
 		if len(c.buf) == smallChunk {
 			m.small.Put(c)
@@ -89,6 +135,9 @@ func (m *Memory) takeBack(c *chunk) {
 			m.big.Put(c)
 		}
 		c = next
+	}
+	if freed > 0 {
+		m.held.Add(-int64(freed))
 	}
 }
 
@@ -98,6 +147,7 @@ type inbox struct {
 	mem        *Memory
 	head, tail *chunk
 	size       int
+	room       int // what the chunks take
 }
 
 // put copies p in. It fills the last chunk before it takes another, so that
@@ -131,6 +181,11 @@ func (q *inbox) take(c *chunk) bool {
 }
 
 func (q *inbox) attach(c *chunk) {
+	q.room += len(c.buf)
+	if len(c.buf) == bigChunk {
+		c.held = true
+		q.mem.held.Add(bigChunk)
+	}
 	if q.tail == nil {
 		q.head = c
 	} else {
@@ -150,6 +205,7 @@ func (q *inbox) detach(n int) *chunk {
 		}
 		n -= last.w - last.r
 		q.size -= last.w - last.r
+		q.room -= len(last.buf)
 		q.head = last.next
 	}
 	if q.head == nil {
@@ -171,6 +227,7 @@ func (q *inbox) read(p []byte) int {
 	c.r += n
 	q.size -= n
 	if c.r == c.w {
+		q.room -= len(c.buf)
 		q.head = c.next
 		if q.head == nil {
 			q.tail = nil
@@ -184,5 +241,5 @@ func (q *inbox) read(p []byte) int {
 // drop forgets everything.
 func (q *inbox) drop() {
 	q.mem.takeBack(q.head)
-	q.head, q.tail, q.size = nil, nil, 0
+	q.head, q.tail, q.size, q.room = nil, nil, 0, 0
 }

@@ -109,13 +109,13 @@ func TestWindowsStayWithinTheirBudget(t *testing.T) {
 	for m.reserve(16 << 20) {
 		held++
 	}
-	if held != windowBudget/(16<<20) {
+	if held != usualLimit/2/(16<<20) {
 		t.Errorf("%d windows", held)
 	}
 	for range held {
 		m.release(16 << 20)
 	}
-	if m.grown.Load() != 0 || !m.reserve(windowBudget) || m.reserve(1) {
+	if m.grown.Load() != 0 || !m.reserve(usualLimit/2) || m.reserve(1) {
 		t.Error("the budget does not come back whole")
 	}
 }

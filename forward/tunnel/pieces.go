@@ -58,6 +58,7 @@ func (st *Stream) takeOut() Pieces {
 	p := Pieces{mem: st.in.box.mem, head: st.in.box.detach(straightLimit)}
 	for c := p.head; c != nil; c = c.next {
 		p.size += c.w - c.r
+		st.in.taken += len(c.buf)
 	}
 	credit := st.consumed(p.size)
 	st.mu.Unlock()
@@ -112,7 +113,7 @@ func (st *Stream) straight(c *chunk, n int) (written int, err error) {
 		if late(&st.writeBy) {
 			return written, os.ErrDeadlineExceeded
 		}
-		got, err := st.takeCredit(min(n-written, straightLimit))
+		got, err := st.takeCredit(min(n-written, straightLimit), cap(st.out.lent.buf))
 		if err != nil {
 			return written, err
 		}

@@ -23,6 +23,7 @@ type receiving struct {
 	since  time.Time // when that began
 	fin    bool
 	sawEOF bool
+	taken  int // what the reader's buffer takes, as long as it has not come back for more
 
 	ready chan struct{} // holds one; tells the reader to look again
 
@@ -137,6 +138,7 @@ func (st *Stream) readable(give func(p []byte) int) (bool, error) {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.in.taken = 0
 	switch {
 	case st.byPeer:
 		return false, st.resetErr()
@@ -166,6 +168,7 @@ func (st *Stream) consume(p []byte) (n int) {
 	if whole == nil {
 		n = st.in.box.read(p)
 	}
+	st.in.taken = cap(p)
 	credit := st.consumed(n)
 	st.mu.Unlock()
 	for c := whole; c != nil; c = c.next {

@@ -11,6 +11,7 @@ import (
 type sending struct {
 	credit   uint32 // what the peer takes now
 	finished bool   // the end of this direction was sent, or is about to be
+	waiting  int    // what the buffer of a writer takes that waits for credit
 
 	room chan struct{} // holds one; tells the writer to look again
 	lent chunk         // the writer's buffer, while it is written from
@@ -66,7 +67,7 @@ func (st *Stream) push(p []byte) (int, error) {
 
 // frame sends as much of p as one frame takes and the peer has room for.
 func (st *Stream) frame(p []byte, company bool) (int, error) {
-	n, err := st.takeCredit(min(len(p), muxFrame))
+	n, err := st.takeCredit(min(len(p), muxFrame), cap(p))
 	if err != nil {
 		return 0, err
 	}
@@ -104,8 +105,9 @@ func (st *Stream) grabAll(n int) bool {
 	return true
 }
 
-// takeCredit takes credit for at most n bytes, and waits until there is some.
-func (st *Stream) takeCredit(n int) (int, error) {
+// takeCredit takes credit for at most n bytes, and waits until there is some. The
+// writer's buffer takes room meanwhile.
+func (st *Stream) takeCredit(n, room int) (int, error) {
 	for {
 		if err := st.closedErr(); err != nil {
 			return 0, err
@@ -119,15 +121,17 @@ func (st *Stream) takeCredit(n int) (int, error) {
 		if late(&st.writeBy) {
 			return 0, os.ErrDeadlineExceeded
 		}
-		st.awaitCredit()
+		st.awaitCredit(room)
 	}
 }
 
 // awaitCredit waits until it is worth looking for credit again.
-func (st *Stream) awaitCredit() {
+func (st *Stream) awaitCredit(room int) {
 	mem, began := st.sess.cfg.Memory, time.Now()
 	mem.waiting.Add(1)
+	st.waitsWith(room)
 	wait(st.out.room, &st.writeBy)
+	st.waitsWith(0)
 	mem.waiting.Add(-1)
 	mem.waited.Add(int64(time.Since(began)))
 }

@@ -67,6 +67,8 @@ type Session struct {
 	lingering map[*Stream]time.Time
 	nudge     chan struct{} // a stream began to linger
 
+	over bool // streams that nobody has are not handed out any more
+
 	dead    atomic.Pointer[lostError]
 	closing atomic.Bool // it was ended on this side
 	done    chan struct{}
@@ -96,6 +98,7 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 		start, parity = yamux.Client, 0
 	}
 	s.peerParity = parity
+	cfg.Memory.relief.enter(s)
 	s.wg.Add(3)
 	go func() { defer s.wg.Done(); s.out.run() }()
 	go func() { defer s.wg.Done(); s.watch() }()
@@ -176,11 +179,22 @@ func (s *Session) Accept(ctx context.Context) (*Stream, error) {
 			}
 			return nil, s.translate(err)
 		}
-		if st := s.find(ys.StreamID()); st != nil {
-			st.ys = ys
+		if st := s.hand(ys); st != nil {
 			return st, nil
 		}
 	}
+}
+
+// hand gives a stream that the peer has opened to who accepts it; nil if it is gone.
+func (s *Session) hand(ys *yamux.Stream) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.streams[ys.StreamID()]
+	if st == nil || s.over {
+		return nil
+	}
+	st.ys, st.handed = ys, true
+	return st
 }
 
 // Serve accepts streams and runs handle for each in a goroutine of its own,
@@ -209,7 +223,7 @@ func (s *Session) add(st *Stream) error {
 		return fmt.Errorf("%w: %d are open", ErrTooManyStreams, s.count)
 	}
 	s.count++
-	st.known = true
+	st.known, st.handed = true, true
 	return nil
 }
 

@@ -33,11 +33,13 @@ type Stream struct {
 	in     receiving
 	out    sending
 	byPeer bool // the peer reset it
+	charge charge
 
 	gone     chan struct{} // closed when the stream was reset, by either end
 	goneOnce sync.Once
 	finOnce  sync.Once // CloseWrite
 	known    bool      // it counts; under the session's mu
+	handed   bool      // somebody has it, and will close it; under the session's mu
 
 	// nil: none.
 	readBy, writeBy deadline

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -52,6 +53,16 @@ func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	}
 	return nil, fmt.Errorf("log format %q is none of text, json", format)
+}
+
+// Unread returns how many bytes that came in may wait to be read in a process with a
+// memory limit (GOMEMLIMIT): a quarter of it. 0: there is no limit.
+func Unread() int64 {
+	limit := debug.SetMemoryLimit(-1) // asks
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit / 4
 }
 
 // Health serves /healthz (the process lives), /readyz (it can do its work) and

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -134,5 +136,17 @@ func TestList(t *testing.T) {
 	}
 	if !slices.Equal(l, List{"a", "b", "c", "d"}) || l.String() != "a,b,c,d" {
 		t.Errorf("%q", l)
+	}
+}
+
+func TestUnread(t *testing.T) {
+	before := debug.SetMemoryLimit(1 << 40)
+	defer debug.SetMemoryLimit(before)
+	if got := Unread(); got != 1<<38 {
+		t.Errorf("%d of a limit of 1 TiB", got)
+	}
+	debug.SetMemoryLimit(math.MaxInt64)
+	if got := Unread(); got != 0 {
+		t.Errorf("%d without a limit", got)
 	}
 }

@@ -19,12 +19,8 @@ func Agent() []Metric {
 		{Name: "culvert_agent_streams_total", Type: "counter", Labels: "code", Help: "Streams that have ended, by code of the protocol.", When: "one has ended"},
 		{Name: "culvert_agent_payload_bytes_total", Type: "counter", Labels: "direction: up, down", Help: "Payload of streams that have ended: up is from client to pod."},
 		{Name: "culvert_agent_pod_dial_duration_seconds", Type: "histogram", Help: "What finding and reaching a pod took, whatever came of it: the node's part of opening a stream."},
-		{Name: "culvert_agent_tunnel_window_bytes", Type: "gauge", Help: "By how much the windows of streams have grown beyond what each begins with: so much may come in and not be read."},
-		{Name: "culvert_agent_tunnel_window_limit_bytes", Type: "gauge", Help: "By how much they may, all together. At this limit further streams over long paths stay slow."},
-		{Name: "culvert_agent_tunnel_credit_waiting", Type: "gauge", Help: "Writers that wait until the other end of a tunnel has read: who reads there is slower than who writes here."},
-		{Name: "culvert_agent_tunnel_credit_wait_seconds_total", Type: "counter", Help: "For how long writers did, of waits that are over."},
 		{Name: "culvert_agent_draining", Type: "gauge", Help: "1 while the agent goes away."},
 		{Name: "culvert_agent_pods", Type: "gauge", Help: "Pods of this node."},
 		{Name: "culvert_agent_pods_ready", Type: "gauge", Help: "1 while it is known which there are."},
-	}, both()...)
+	}, append(tunnels("agent"), both()...)...)
 }

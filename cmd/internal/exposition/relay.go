@@ -20,10 +20,6 @@ func Relay() []Metric {
 		{Name: "culvert_relay_streams_tried_again_total", Type: "counter", Help: "Connections whose pod was not where it was thought to be, and that were tried once more."},
 		{Name: "culvert_relay_streams_stopped_total", Type: "counter", Help: "Connections that somebody stopped."},
 		{Name: "culvert_relay_streams_cut_total", Type: "counter", Help: "Connections that the end of the drain cut."},
-		{Name: "culvert_relay_tunnel_window_bytes", Type: "gauge", Help: "By how much the windows of streams have grown beyond what each begins with: so much may come in and not be read."},
-		{Name: "culvert_relay_tunnel_window_limit_bytes", Type: "gauge", Help: "By how much they may, all together. At this limit further streams over long paths stay slow."},
-		{Name: "culvert_relay_tunnel_credit_waiting", Type: "gauge", Help: "Writers that wait until the other end of a tunnel has read: who reads there is slower than who writes here."},
-		{Name: "culvert_relay_tunnel_credit_wait_seconds_total", Type: "counter", Help: "For how long writers did, of waits that are over."},
 		{Name: "culvert_relay_draining", Type: "gauge", Help: "1 while the relay goes away."},
 
 		{Name: "culvert_relay_limit", Type: "gauge", Labels: "limit", Help: "The limits that are set.", When: "there are limits"},
@@ -50,7 +46,7 @@ func Relay() []Metric {
 		{Name: "culvert_relay_audit_failing", Type: "gauge", Help: "1 while it cannot be written.", When: "--audit-log"},
 
 		{Name: "culvert_relay_certificate_expiry_timestamp_seconds", Type: "gauge", Help: "When the serving certificate ends, in seconds since 1970; 0: there is none."},
-	}, both()...)
+	}, append(tunnels("relay"), both()...)...)
 }
 
 // both are those of either.
