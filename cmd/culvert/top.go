@@ -33,17 +33,39 @@ type top struct {
 	once     bool
 }
 
-// orders are what --sort takes. The greatest is first, but for names.
-func orders() map[string]func(a, b *rated) int {
-	return map[string]func(a, b *rated) int{
-		"rate":  func(a, b *rated) int { return cmp.Compare(b.Up+b.Down, a.Up+a.Down) },
-		"up":    func(a, b *rated) int { return cmp.Compare(b.Up, a.Up) },
-		"down":  func(a, b *rated) int { return cmp.Compare(b.Down, a.Down) },
-		"bytes": func(a, b *rated) int { return cmp.Compare(b.BytesUp+b.BytesDown, a.BytesUp+a.BytesDown) },
-		"age":   func(a, b *rated) int { return compareTimes(a.Started, b.Started) },
-		"user":  func(a, b *rated) int { return strings.Compare(a.User, b.User) },
-		"pod":   func(a, b *rated) int { return strings.Compare(a.target(), b.target()) },
+// order is what --sort takes. The greatest is first, but for names.
+type order struct {
+	name    string
+	compare func(a, b *rated) int
+}
+
+func orders() []order {
+	return []order{
+		{"rate", func(a, b *rated) int { return cmp.Compare(b.Up+b.Down, a.Up+a.Down) }},
+		{"up", func(a, b *rated) int { return cmp.Compare(b.Up, a.Up) }},
+		{"down", func(a, b *rated) int { return cmp.Compare(b.Down, a.Down) }},
+		{"bytes", func(a, b *rated) int { return cmp.Compare(b.BytesUp+b.BytesDown, a.BytesUp+a.BytesDown) }},
+		{"age", func(a, b *rated) int { return compareTimes(a.Started, b.Started) }},
+		{"user", func(a, b *rated) int { return strings.Compare(a.User, b.User) }},
+		{"pod", func(a, b *rated) int { return strings.Compare(a.target(), b.target()) }},
 	}
+}
+
+// orderOf returns the comparison that an order makes; nil if there is no such order.
+func orderOf(name string) func(a, b *rated) int {
+	for _, o := range orders() {
+		if o.name == name {
+			return o.compare
+		}
+	}
+	return nil
+}
+
+func orderNames() (names []string) {
+	for _, o := range orders() {
+		names = append(names, o.name)
+	}
+	return names
 }
 
 func (a *app) topCommand(relay *relayFlags) *cobra.Command {
@@ -57,17 +79,17 @@ func (a *app) topCommand(relay *relayFlags) *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return t.run(cmd.Context()) },
 	}
 	t.register(cmd)
-	cmd.Flags().StringVar(&t.sort, "sort", "rate", "what comes first: rate, up, down, bytes, age, user or pod")
+	cmd.Flags().StringVar(&t.sort, "sort", orders()[0].name, "what comes first: "+strings.Join(orderNames(), ", "))
 	cmd.Flags().DurationVar(&t.interval, "interval", 2*time.Second, "time between two looks, 1s or more")
 	cmd.Flags().IntVar(&t.limit, "limit", 50, "the most lines; 0 for all. A terminal shows what fits")
 	cmd.Flags().BoolVar(&t.once, "once", false, "look twice, show that, and end")
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions([]string{"rate", "up", "down", "bytes", "age", "user", "pod"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orderNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (t *top) check() error {
-	if orders()[t.sort] == nil {
-		return &usageError{fmt.Sprintf("--sort %q is none of rate, up, down, bytes, age, user, pod", t.sort)}
+	if orderOf(t.sort) == nil {
+		return &usageError{fmt.Sprintf("--sort %q is none of %s", t.sort, strings.Join(orderNames(), ", "))}
 	}
 	if t.interval < shortestLook {
 		return &usageError{fmt.Sprintf("--interval %v is less than %v", t.interval, shortestLook)}
@@ -114,7 +136,7 @@ func (t *top) watch(ctx context.Context, c *client.Client) error {
 		switch {
 		case err == nil:
 			rows := m.rate(time.Now(), itemsOf(o))
-			slices.SortStableFunc(rows, orders()[t.sort])
+			slices.SortStableFunc(rows, orderOf(t.sort))
 			if !first || !t.once {
 				err = t.show(s, o, rows)
 			}

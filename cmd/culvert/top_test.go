@@ -50,7 +50,7 @@ func TestOrders(t *testing.T) {
 	b := &rated{streamItem: streamItem{ID: "b", User: "bob", Pod: "y", BytesUp: 1, Started: &old}, Up: 2, Down: 1}
 	for order, first := range map[string]string{"rate": "a", "up": "b", "down": "a", "bytes": "a", "age": "b", "user": "a", "pod": "b"} {
 		rows := []*rated{a, b}
-		slices.SortStableFunc(rows, orders()[order])
+		slices.SortStableFunc(rows, orderOf(order))
 		if rows[0].ID != first {
 			t.Errorf("by %s %s is first", order, rows[0].ID)
 		}

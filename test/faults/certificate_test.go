@@ -3,21 +3,16 @@
 package faults
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/culvert-k8s/culvert/test/lab"
+	"github.com/culvert-k8s/culvert/test/pki"
 )
 
 // certificates gives the relay a serving certificate from files, which change
@@ -62,47 +57,22 @@ func (c *certificates) take(t *testing.T, r *rig) {
 // write replaces the pair by one of that authority which ends at that time.
 func (c *certificates) write(t *testing.T, ca *tls.Certificate, until time.Time) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	signer := pki.Authority{Certificate: *ca}
+	made, err := signer.Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "relay"}, IPAddresses: c.hosts, NotBefore: until.Add(-2 * time.Hour), NotAfter: until,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
 	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "relay"}, IPAddresses: c.hosts,
-		NotBefore: until.Add(-2 * time.Hour), NotAfter: until,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.Leaf, key.Public(), ca.PrivateKey)
-	must(t, err)
-	c.files(t, key, der, ca.Certificate[0])
-}
-
-// files puts both files in their places at once, as nearly as that can be done.
-func (c *certificates) files(t *testing.T, key *ecdsa.PrivateKey, chain ...[]byte) {
-	t.Helper()
-	var text []byte
-	for _, der := range chain {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	must(t, os.WriteFile(c.cert()+".new", text, 0o600))
-	must(t, os.WriteFile(c.key()+".new", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
-	must(t, os.Rename(c.cert()+".new", c.cert()))
-	must(t, os.Rename(c.key()+".new", c.key()))
+	made.Certificate = append(made.Certificate, ca.Certificate[0])
+	must(t, pki.Write(c.cert(), c.key(), made))
 }
 
 // stranger is an authority that nobody knows.
 func stranger(t *testing.T) *tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := pki.New("somebody else")
 	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "somebody else"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
-	leaf, err := x509.ParseCertificate(der)
-	must(t, err)
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return &ca.Certificate
 }
 
 // seen is more than the time after which a relay looks at its files again.

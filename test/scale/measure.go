@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +23,7 @@ import (
 	"github.com/culvert-k8s/culvert/forward/tunnel/connect"
 	controlv1 "github.com/culvert-k8s/culvert/proto/control/v1"
 	"github.com/culvert-k8s/culvert/proto/stream"
+	"github.com/culvert-k8s/culvert/test/pki"
 )
 
 // What -measure said, in bytes; docs/decisions/0018 says when and on what.
@@ -46,7 +49,7 @@ func measureRelay(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	ca, err := newAuthority(dir)
+	ca, err := authority(dir)
 	if err != nil {
 		return err
 	}
@@ -55,7 +58,7 @@ func measureRelay(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = relay.Process.Kill(); _ = relay.Wait() }()
-	f := &fleet{ca: ca, addr: addr}
+	f := &fleet{ca: ca, pool: ca.Pool(), addr: addr}
 	defer f.end()
 	at := make(map[string]int)
 	for _, step := range []struct {
@@ -126,9 +129,24 @@ func (b *safeBuffer) String() string {
 	return b.buf.String()
 }
 
+// authority makes one, and writes ca.pem, relay.pem and relay.key to a directory.
+func authority(dir string) (*pki.Authority, error) {
+	ca, err := pki.New("scale")
+	if err != nil {
+		return nil, err
+	}
+	relay, err := ca.Server(nil, net.IPv4(127, 0, 0, 1))
+	if err != nil {
+		return nil, err
+	}
+	file := func(name string) string { return filepath.Join(dir, name) }
+	return ca, errors.Join(pki.Write(file("ca.pem"), file("ca.key"), ca.Certificate), pki.Write(file("relay.pem"), file("relay.key"), relay))
+}
+
 // fleet are agents that have one pod each, and streams to them.
 type fleet struct {
-	ca   *authority
+	ca   *pki.Authority
+	pool *x509.CertPool
 	addr string
 
 	mu     sync.Mutex
@@ -139,11 +157,11 @@ type fleet struct {
 }
 
 func (f *fleet) dial(ctx context.Context, name, organization, alpn string) (*tunnel.Session, error) {
-	cert, err := f.ca.person(name, organization)
+	cert, err := f.ca.Person(name, organization)
 	if err != nil {
 		return nil, err
 	}
-	d := connect.Dialer{TLS: &tls.Config{RootCAs: f.ca.pool, Certificates: []tls.Certificate{cert}}, ALPN: alpn}
+	d := connect.Dialer{TLS: &tls.Config{RootCAs: f.pool, Certificates: []tls.Certificate{cert}}, ALPN: alpn}
 	return d.Dial(ctx, f.addr)
 }
 
