@@ -160,6 +160,14 @@ func faults() map[string]fault {
 		},
 		"a script gone mad": {change: map[string]string{`r1 culvert_relay_limit_refusals_total{limit="user-opens"}`: "0+9x1600"}, fires: []string{"CulvertLimitRefuses"}},
 
+		"a relay goes and cuts": {
+			change: map[string]string{"r1 culvert_relay_streams": "100x100 7x14 stale", "r1 culvert_relay_draining": "0x100 1x14 stale"},
+			fires:  []string{"CulvertDrainCuts"},
+		},
+		"a relay drains still": {change: map[string]string{"r1 culvert_relay_streams": "100x100 7x1500", "r1 culvert_relay_draining": "0x100 1x1500"}},
+		"a relay has drained":  {change: map[string]string{"r1 culvert_relay_streams": "100x100 7x10 0x3 stale", "r1 culvert_relay_draining": "0x100 1x14 stale"}},
+		"long ago":             {at: 3 * time.Hour, change: map[string]string{"r1 culvert_relay_streams": "100x100 7x14 stale", "r1 culvert_relay_draining": "0x100 1x14 stale"}},
+
 		"a certificate in its last weeks": {
 			change: map[string]string{"r1 culvert_relay_certificate_expiry_timestamp_seconds": "864000x1600"},
 			fires:  []string{"CulvertRelayCertificateNearItsEnd"},
