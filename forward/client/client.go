@@ -127,7 +127,7 @@ type Client struct {
 	cur     *link
 	retired []*link       // refused new streams, still carry old ones
 	others  []*link       // to other relays, for streams that cur has no way for
-	vain    time.Time     // until when no other relay is looked for
+	vain    vain          // the looks for another relay that brought none
 	changed chan struct{} // closed and replaced when cur, ended or once changes
 	ended   error         // why no session will ever be made again
 	once    bool          // nobody replaces a lost session

@@ -50,6 +50,7 @@ func (c *Client) install(l *link) error {
 		return err
 	}
 	c.cur = l
+	c.vain.times = min(c.vain.times, 1)
 	gone := c.prune()
 	c.announce()
 	c.mu.Unlock()

@@ -107,7 +107,7 @@ func (c *Client) everyRelay(
 		if len(asked) >= there && len(c.cfg.Relays) < 2 {
 			break
 		}
-		l = c.another(ctx, asked)
+		l = c.another(ctx, asked, true)
 	}
 	return missing + max(0, there-len(asked)), nil
 }

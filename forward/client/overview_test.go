@@ -3,8 +3,10 @@ package client
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -58,6 +60,45 @@ func TestOverview(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who looks again and again, as culvert top, does not dial as often for relays that
+// cannot be found, until there may be another one; who needs one for a stream does.
+func TestOverviewIsPatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials atomic.Int64
+		c, stop := start(t, &script{outcome: func(int, string) (session, error) {
+			dials.Add(1)
+			return has("a", 3, "s1")(), nil
+		}}, Config{Relays: []Relay{{Addr: "10.0.0.1:7443"}, {Addr: "10.0.0.2:7443"}}})
+		defer stop()
+		top := func(d time.Duration) (looks int) {
+			before := dials.Load()
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(2 * time.Second) {
+				if o, err := c.Overview(t.Context(), &controlv1.ListStreamsRequest{}); err != nil || o.Missing != 2 {
+					t.Fatalf("%+v, %v", o, err)
+				}
+			}
+			return int(dials.Load()-before) / maxLooks
+		}
+		if n := top(10 * time.Minute); n < 10 || n > 15 {
+			t.Errorf("%d looks in ten minutes", n)
+		}
+		time.Sleep(vainPause)
+		if l := c.another(t.Context(), map[string]bool{"a": true}, false); l != nil {
+			t.Error("found one")
+		}
+		before := dials.Load()
+		time.Sleep(vainPause)
+		_ = c.another(t.Context(), map[string]bool{"a": true}, false)
+		if dials.Load() != before+maxLooks {
+			t.Error("a stream has to wait")
+		}
+		c.hope()
+		if n := top(20 * time.Second); n < 2 {
+			t.Errorf("%d looks after a change", n)
+		}
+	})
 }
 
 // A stream is stopped wherever it is; who stops it nowhere hears why.

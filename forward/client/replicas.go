@@ -19,13 +19,30 @@ const (
 	// maxLooks bounds the dials of one search for another relay, and maxAddresses
 	// what one name of a relay may stand for in it.
 	maxLooks, maxAddresses = 8, 64
-	// vainPause is how long nobody looks again where nothing was found.
-	vainPause = 5 * time.Second
+	// vainPause is how long nobody looks again where nothing was found. Who looks only to
+	// show what there is, again and again, waits twice as long after each time, up to
+	// vainMost.
+	vainPause, vainMost = 5 * time.Second, time.Minute
 	// idleTime is how long a session beside the current one is kept without streams.
 	idleTime = time.Minute
 	// maxSpread bounds how long a relay may ask to wait before it is replaced.
 	maxSpread = 30 * time.Second
 )
+
+// vain are looks for another relay that brought none, the last ones in a row.
+type vain struct {
+	last  time.Time
+	times int
+}
+
+// pause tells whether it is too early for another look.
+func (v vain) pause(patient bool) bool {
+	pause := vainPause
+	for i := 1; patient && i < v.times && pause < vainMost; i++ {
+		pause = min(2*pause, vainMost)
+	}
+	return v.times > 0 && time.Since(v.last) < pause
+}
 
 // beside tells whether another relay may know the way that this one does not: the
 // agent of the pod's node may be there already, or still. The next try goes to it.
@@ -48,7 +65,7 @@ func (a *attempt) beside(ctx context.Context, refusal error) bool {
 		a.asked = make(map[string]bool)
 	}
 	a.asked[here.GetRelayId()] = true
-	a.via = a.client.another(ctx, a.asked)
+	a.via = a.client.another(ctx, a.asked, false)
 	if a.via != nil {
 		a.tries++
 	}
@@ -59,7 +76,7 @@ func (a *attempt) beside(ctx context.Context, refusal error) bool {
 // to, nil if there is none.
 func (c *Client) podElsewhere(ctx context.Context, namespace, name string) *controlv1.Pod {
 	asked := make(map[string]bool)
-	for l := c.present(); l != nil; l = c.another(ctx, asked) {
+	for l := c.present(); l != nil; l = c.another(ctx, asked, false) {
 		about, err := l.ask(ctx)
 		if err != nil || !about.GetByReport() || about.GetRelays() < 2 && len(c.cfg.Relays) < 2 {
 			return nil
@@ -92,9 +109,10 @@ func (l *link) ask(ctx context.Context) (*controlv1.AboutResponse, error) {
 }
 
 // another returns a session to a relay that was not asked yet, nil if there is none
-// to be had. It stays beside the current one, for whoever needs it too.
-func (c *Client) another(ctx context.Context, asked map[string]bool) *link {
-	if l, _ := c.known(asked); l != nil {
+// to be had. It stays beside the current one, for whoever needs it too. Nobody waits
+// for who is patient.
+func (c *Client) another(ctx context.Context, asked map[string]bool, patient bool) *link {
+	if l, _ := c.known(asked, patient); l != nil {
 		return l
 	}
 	select {
@@ -103,21 +121,25 @@ func (c *Client) another(ctx context.Context, asked map[string]bool) *link {
 	case <-ctx.Done():
 		return nil
 	}
-	l, vain := c.known(asked)
-	if l != nil || vain {
+	l, early := c.known(asked, patient)
+	if l != nil || early {
 		return l
 	}
-	if l = c.look(ctx, asked); l == nil {
-		c.mu.Lock()
-		c.vain = time.Now().Add(vainPause)
-		c.mu.Unlock()
+	l = c.look(ctx, asked)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l != nil {
+		c.vain.times = 0
+	} else {
+		c.vain.last = time.Now()
+		c.vain.times++
 	}
 	return l
 }
 
 // known returns a session that there is to a relay that was not asked yet, and
 // whether there was none to be found a moment ago.
-func (c *Client) known(asked map[string]bool) (l *link, vain bool) {
+func (c *Client) known(asked map[string]bool, patient bool) (l *link, early bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, l := range append([]*link{c.cur}, c.others...) {
@@ -129,7 +151,7 @@ func (c *Client) known(asked map[string]bool) (l *link, vain bool) {
 			return l, false
 		}
 	}
-	return nil, time.Now().Before(c.vain) || c.ended != nil
+	return nil, c.vain.pause(patient) || c.ended != nil
 }
 
 // look dials until it meets a relay that was not asked: each address of each relay
@@ -221,6 +243,13 @@ func (c *Client) closeIdle() {
 	closeAll(gone)
 }
 
+// hope has the next look for another relay come soon: there may be a new one.
+func (c *Client) hope() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vain.times = min(c.vain.times, 1)
+}
+
 // listen hears what a relay says of itself until it goes away, which retires its
 // session, or ctx ends.
 func (c *Client) listen(ctx context.Context, l *link) {
@@ -234,7 +263,9 @@ func (c *Client) listen(ctx context.Context, l *link) {
 			return // the session has ended, or the relay is older than this question
 		}
 		if about := m.GetAbout(); about != nil {
-			l.about.Store(about)
+			if before := l.about.Swap(about); before.GetRelays() != about.GetRelays() {
+				c.hope()
+			}
 		}
 		if bye := m.GetGoingAway(); bye != nil {
 			c.retire(l, min(max(bye.GetSpread().AsDuration(), 0), maxSpread))
