@@ -43,8 +43,9 @@ type Agent struct {
 	leaving chan struct{} // closed when Run's context has ended
 	visits  visits
 
-	podsMu   sync.Mutex
-	podsSeen chan struct{} // closed and replaced when the pods changed
+	podsMu     sync.Mutex
+	podsSeen   chan struct{}   // closed and replaced when the pods changed
+	podsListed map[string]bool // UIDs of those that were listed at the last look
 }
 
 // New makes an agent that does nothing yet.

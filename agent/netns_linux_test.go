@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/culvert-k8s/culvert/agent/reach"
 	"github.com/culvert-k8s/culvert/agent/reach/reachtest"
@@ -57,7 +58,7 @@ type node struct {
 	pods *sandbox.Named
 }
 
-func startNode(t *testing.T, to way, policy reach.Policy) *node {
+func startNode(t *testing.T, to way, policy reach.Policy, patience time.Duration) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to enter a network namespace")
@@ -65,7 +66,7 @@ func startNode(t *testing.T, to way, policy reach.Policy) *node {
 	n := &node{dir: t.TempDir()}
 	n.pods = sandbox.NewNamed(sandbox.NamedConfig{Dir: n.dir})
 	r := startRelay(t, &relay{})
-	n.running = start(t, Config{Pods: to(t, &reach.Local{Source: n.pods, Dialer: &reach.NetnsDialer{}, Policy: policy})}, r)
+	n.running = start(t, Config{OpenTimeout: patience, Pods: to(t, &reach.Local{Source: n.pods, Dialer: &reach.NetnsDialer{}, Policy: policy})}, r)
 	n.link = r.tunnel(t, 1)
 	return n
 }
@@ -102,7 +103,7 @@ func (n *node) code(t *testing.T, uid string, port uint16) stream.Code {
 func TestPods(t *testing.T) { bothWays(t, testPods) }
 
 func testPods(t *testing.T, to way) {
-	n := startNode(t, to, reach.Policy{})
+	n := startNode(t, to, reach.Policy{}, 0)
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	uid := n.uid(t, "web", "")
 
@@ -168,11 +169,86 @@ func testPods(t *testing.T, to way) {
 	}
 }
 
+// TestPodGoneWhileDialled dials a pod that does not accept, and removes it.
+func TestPodGoneWhileDialled(t *testing.T) { bothWays(t, testPodGoneWhileDialled) }
+
+func testPodGoneWhileDialled(t *testing.T, to way) {
+	n := startNode(t, to, reach.Policy{}, 10*limit)
+	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
+	port := full(t, web)
+	waiting := dialling(t, web)
+	uid := n.uid(t, "web", "")
+	eventually(t, "the agent has seen the pod", func() bool {
+		n.podsMu.Lock()
+		defer n.podsMu.Unlock()
+		return n.podsListed[uid]
+	})
+	refused := make(chan error, 1)
+	go func() {
+		_, err := n.link.open(t, stream.Open{UID: uid, Port: port})
+		refused <- err
+	}()
+	eventually(t, "the pod is dialled", func() bool { return dialling(t, web) > waiting })
+	web.Delete()
+	if err := <-refused; !errors.Is(err, &stream.Error{Code: stream.NamespaceGone}) || stream.TextOf(err) != "the pod is gone" {
+		t.Errorf("refused with %v", err)
+	}
+	if line := n.log.wait(t, "stream", 1)[0]; line["code"] != "namespace-gone" {
+		t.Errorf("log: %v", line)
+	}
+}
+
+// dialling returns how many connections of a namespace wait for an answer.
+func dialling(t *testing.T, ns *netnstest.NS) int {
+	t.Helper()
+	var table []byte
+	var err error
+	ns.Do(func() { table, err = os.ReadFile("/proc/thread-self/net/tcp") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	const synSent = " 02 "
+	return strings.Count(string(table), synSent)
+}
+
+// full listens in a namespace and has no room for another connection: whoever dials
+// waits.
+func full(t *testing.T, ns *netnstest.NS) (port uint16) {
+	t.Helper()
+	var fd int
+	var err error
+	ns.Do(func() {
+		if fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0); err != nil {
+			return
+		}
+		if err = syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+			err = syscall.Listen(fd, 0)
+		}
+		if at, aerr := syscall.Getsockname(fd); aerr == nil {
+			port = uint16(at.(*syscall.SockaddrInet4).Port)
+		}
+		for range 4 { // one or two find room
+			c, cerr := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+			if cerr != nil {
+				err = cerr
+				return
+			}
+			_ = syscall.Connect(c, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: int(port)})
+			t.Cleanup(func() { _ = syscall.Close(c) })
+		}
+	})
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
 // TestPodKilled ends the pod's side as a dying process does, with data unread.
 func TestPodKilled(t *testing.T) { bothWays(t, testPodKilled) }
 
 func testPodKilled(t *testing.T, to way) {
-	n := startNode(t, to, reach.Policy{})
+	n := startNode(t, to, reach.Policy{}, 0)
 	web := netnstest.NewAt(t, filepath.Join(n.dir, "web"))
 	l := web.Listen("tcp4", "127.0.0.1:0").(*net.TCPListener)
 	client, err := n.link.open(t, stream.Open{UID: n.uid(t, "web", ""), Port: portOf(l)})

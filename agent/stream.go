@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -132,11 +133,13 @@ func (a *Agent) reach(ctx context.Context, open *stream.Open) (sandbox.Pod, forw
 	}
 	limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
 	defer cancel()
+	limited, leave := a.visits.enter(limited, sandbox.Pod{UID: open.UID})
+	defer leave()
 	began := time.Now()
 	pod, conn, err := a.cfg.Pods.Connect(limited, open.UID, open.Port)
 	a.metrics.dialled.Observe("", time.Since(began))
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("reach pod: %w", context.Cause(ctx))
+	if err != nil && errors.Is(limited.Err(), context.Canceled) { // the pod is gone, or the tunnel
+		err = fmt.Errorf("reach pod: %w", context.Cause(limited))
 	}
 	return pod, conn, err
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/culvert-k8s/culvert/proto/stream"
 )
 
-// visits are the streams that run inside pods. When a pod goes, nobody in its
+// visits are the streams that run inside pods, or are on their way into one. When a pod goes, nobody in its
 // namespace is left to say so: its loopback device is down, and what is sent to
 // it is neither answered nor refused. So the agent ends them itself. The zero
 // value is ready.
@@ -18,7 +18,8 @@ type visits struct {
 	all map[*visit]struct{}
 }
 
-// visit is one stream in a pod.
+// visit is one stream in a pod. Of the pod that a stream is on its way to only the UID
+// is known.
 type visit struct {
 	pod sandbox.Pod
 	end context.CancelCauseFunc
@@ -66,20 +67,28 @@ func (vs *visits) end(pod sandbox.Pod, cause error) {
 }
 
 // leaveGonePods ends the streams in pods that are no more, or that have a new
-// sandbox. A pod that is not listed is asked after first: the list may be behind.
+// sandbox, and those on their way to a pod that was listed until now. A pod that is not
+// listed is asked after first: the list may be behind.
 func (a *Agent) leaveGonePods(ctx context.Context) {
 	inside := a.visits.pods()
-	if len(inside) == 0 {
-		return
-	}
+	listed := make(map[string]bool)
 	for _, pod := range a.cfg.Pods.List() {
+		listed[pod.UID] = true
 		delete(inside, pod)
 	}
+	a.podsMu.Lock()
+	before := a.podsListed
+	a.podsListed = listed
+	a.podsMu.Unlock()
 	for pod := range inside {
+		onTheWay := pod == sandbox.Pod{UID: pod.UID}
+		if onTheWay && (listed[pod.UID] || !before[pod.UID]) {
+			continue
+		}
 		limited, cancel := context.WithTimeout(ctx, a.cfg.OpenTimeout)
 		now, _, err := a.cfg.Pods.Find(limited, pod.UID, 0)
 		cancel()
-		if errors.Is(err, &stream.Error{Code: stream.WrongNode}) || err == nil && moved(pod, now) {
+		if errors.Is(err, &stream.Error{Code: stream.WrongNode}) || err == nil && !onTheWay && moved(pod, now) {
 			a.visits.end(pod, &stream.Error{Code: stream.NamespaceGone, Text: "the pod is gone"})
 		}
 	}

@@ -58,6 +58,33 @@ func TestStreamsEndWithTheirPod(t *testing.T) {
 	}
 }
 
+// A dial ends with its pod, if that was there before.
+func TestDialsEndWithTheirPod(t *testing.T) {
+	here := sandbox.Pod{Namespace: "default", Name: "db-0", UID: "1", NetNS: "/run/netns/a"}
+	for name, tt := range map[string]struct {
+		pods   *listedPods
+		before map[string]bool
+		ends   bool
+	}{
+		"listed":                {&listedPods{list: []sandbox.Pod{here}}, map[string]bool{"1": true}, false},
+		"not listed, but there": {&listedPods{lookup: map[string]sandbox.Pod{"1": here}}, map[string]bool{"1": true}, false},
+		"gone":                  {&listedPods{err: sandbox.ErrNotFound}, map[string]bool{"1": true}, true},
+		"was never there":       {&listedPods{err: sandbox.ErrNotFound}, nil, false},
+		"runtime is away":       {&listedPods{err: sandbox.ErrUnavailable}, map[string]bool{"1": true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &Agent{cfg: Config{Pods: localOf(tt.pods, nil)}}
+			ctx, leave := a.visits.enter(t.Context(), sandbox.Pod{UID: "1"})
+			defer leave()
+			a.podsListed = tt.before
+			a.leaveGonePods(t.Context())
+			if ended := ctx.Err() != nil; ended != tt.ends || a.podsListed["1"] != (tt.pods.list != nil) {
+				t.Fatalf("ended %v, want %v; listed %v", ended, tt.ends, a.podsListed)
+			}
+		})
+	}
+}
+
 func TestAVisitThatLeftIsForgotten(t *testing.T) {
 	var vs visits
 	_, leave := vs.enter(t.Context(), sandbox.Pod{UID: "1"})
