@@ -98,8 +98,8 @@ func serve(args []string, stderr io.Writer) error {
 		Version:      boot.Version(version),
 		Proxy:        proxyFromEnvironment,
 		Log:          log,
-		DrainTimeout: max(f.drain, 1), // 0 would mean the default
-		Tunnel:       tunnel.Config{Memory: &tunnel.Memory{Limit: boot.Unread()}},
+		DrainTimeout: max(f.drain, 1),                                                      // 0 would mean the default
+		Tunnel:       tunnel.Config{Memory: &tunnel.Memory{Limit: boot.MemoryLimit() / 2}}, // it holds little else
 	})
 	if err != nil {
 		return err

@@ -75,7 +75,7 @@ func (f *serveFlags) assemble(log *slog.Logger, stdout io.Writer) (_ *parts, err
 		report: func(err error) { log.Warn("credentials", "err", err) },
 		cfg: relay.Config{
 			Version: boot.Version(version), Log: log, DrainTimeout: max(f.drain, 1), // 0 would mean the default
-			Tunnel: tunnel.Config{Memory: &tunnel.Memory{Limit: boot.Unread()}},
+			Tunnel: tunnel.Config{Memory: &tunnel.Memory{Limit: boot.MemoryLimit() / 4}}, // others have the rest
 		},
 	}
 	defer func() {

@@ -55,14 +55,14 @@ func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q is none of text, json", format)
 }
 
-// Unread returns how many bytes that came in may wait to be read in a process with a
-// memory limit (GOMEMLIMIT): a quarter of it. 0: there is no limit.
-func Unread() int64 {
+// MemoryLimit returns the memory limit of the process (GOMEMLIMIT) in bytes, 0 if there
+// is none.
+func MemoryLimit() int64 {
 	limit := debug.SetMemoryLimit(-1) // asks
 	if limit == math.MaxInt64 {
 		return 0
 	}
-	return limit / 4
+	return limit
 }
 
 // Health serves /healthz (the process lives), /readyz (it can do its work) and

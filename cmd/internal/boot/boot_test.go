@@ -139,14 +139,14 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestUnread(t *testing.T) {
+func TestMemoryLimit(t *testing.T) {
 	before := debug.SetMemoryLimit(1 << 40)
 	defer debug.SetMemoryLimit(before)
-	if got := Unread(); got != 1<<38 {
-		t.Errorf("%d of a limit of 1 TiB", got)
+	if got := MemoryLimit(); got != 1<<40 {
+		t.Errorf("%d, and it is 1 TiB", got)
 	}
 	debug.SetMemoryLimit(math.MaxInt64)
-	if got := Unread(); got != 0 {
+	if got := MemoryLimit(); got != 0 {
 		t.Errorf("%d without a limit", got)
 	}
 }
