@@ -120,7 +120,11 @@ func (st *Stream) straight(c *chunk, n int) (written int, err error) {
 		for c.r == c.w {
 			c = c.next
 		}
-		st.sess.out.straight(st.id, c, got)
+		if st.out.sealed == nil {
+			st.out.sealed = make(chan struct{}, 1)
+		}
+		st.sess.out.straight(st.id, c, got, st.out.sealed)
+		c.skip(got)
 		if d := st.sess.dead.Load(); d != nil { // a dead carrier takes everything
 			return written, d
 		}

@@ -63,7 +63,7 @@ func TestPushNeverWaits(t *testing.T) {
 	eventually(t, "the way on is full", func() bool {
 		onward.out.mu.Lock()
 		defer onward.out.mu.Unlock()
-		return len(onward.out.buf) > batchLimit-4096
+		return len(onward.out.next.buf) > batchLimit-4096
 	})
 	for range 20 {
 		echoes(t, client, middle)
