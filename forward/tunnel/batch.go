@@ -57,6 +57,33 @@ func framed(c *chunk, n int) (size int) {
 	return size
 }
 
+// take empties next and returns what it held.
+func (o *outbound) take() batch {
+	b := o.next
+	o.next, o.spare = o.spare, batch{}
+	o.stopTimer()
+	return b
+}
+
+// written notes what became of b.
+func (o *outbound) written(b batch, err error) {
+	if err != nil {
+		if o.err == nil {
+			o.err = err
+		}
+		o.drop()
+	} else {
+		o.sent += int64(b.size())
+	}
+	o.spare = b.reuse()
+}
+
+// drop lets every writer go.
+func (o *outbound) drop() {
+	o.next.giveBack()
+	o.room.Broadcast()
+}
+
 // flush writes b, and what an earlier write kept back.
 func (o *outbound) flush(b batch) error {
 	o.rec.hold()

@@ -20,10 +20,6 @@ const (
 	// directRead is what must be missing of a frame for the rest to be read to
 	// where it stays.
 	directRead = 4 << 10
-	// pushLimit is the size up to which a frame may be pushed on by the receiver:
-	// what is more is no question and no answer but bulk, and better carried by a
-	// goroutine, and so a processor, of its own.
-	pushLimit = 4 << 10
 )
 
 var (
@@ -191,10 +187,11 @@ func (in *inbound) record() error {
 // hand gives a chunk to the stream whose it is.
 func (in *inbound) hand(c *chunk) {
 	n := c.w - c.r
-	if !in.to.deliverChunk(c) {
+	took, wake := in.to.deliverChunk(c, n == int(in.body))
+	if !took {
 		in.mem.takeBack(c)
 	}
-	in.got(n, true)
+	in.got(n, wake)
 }
 
 // parse follows the frames in b.

@@ -90,7 +90,11 @@ func (o *outbound) tryFrame(id uint32, body []byte) bool {
 		return false
 	}
 	o.queue(id, body)
-	o.leave(false, false)
+	if len(body) > inlineLimit && !o.busy && o.rec.prompt() {
+		o.writeInline() // bulk needs no company
+	} else {
+		o.leave(false, false)
+	}
 	return true
 }
 
@@ -194,33 +198,6 @@ func (o *outbound) rest() {
 	o.busy = false
 	o.room.Signal()
 	o.idle.Broadcast()
-}
-
-// take empties next and returns what it held.
-func (o *outbound) take() batch {
-	b := o.next
-	o.next, o.spare = o.spare, batch{}
-	o.stopTimer()
-	return b
-}
-
-// written notes what became of b.
-func (o *outbound) written(b batch, err error) {
-	if err != nil {
-		if o.err == nil {
-			o.err = err
-		}
-		o.drop()
-	} else {
-		o.sent += int64(b.size())
-	}
-	o.spare = b.reuse()
-}
-
-// drop lets every writer go.
-func (o *outbound) drop() {
-	o.next.giveBack()
-	o.room.Broadcast()
 }
 
 func (o *outbound) report(err error) {

@@ -38,7 +38,7 @@ func (p *Pieces) Release() {
 }
 
 // ReadPieces waits for data and takes out what is there, without a copy. It is
-// otherwise like ReadPush: small pieces that come in while it waits go to push,
+// otherwise like ReadPush: whole frames that come in while it waits go to push,
 // unless that is nil. With an error there are no pieces.
 func (st *Stream) ReadPieces(push func(p []byte) int) (Pieces, error) {
 	st.reading.Lock()

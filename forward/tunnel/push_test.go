@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -32,6 +33,12 @@ func relayed(src, dst *Stream) <-chan error {
 // A peer that takes nothing, and has granted all the credit in the world, holds up
 // the stream that is passed on to it and no other.
 func TestPushNeverWaits(t *testing.T) {
+	for _, size := range []int{1000, muxFrame} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) { pushNeverWaits(t, size) })
+	}
+}
+
+func pushNeverWaits(t *testing.T, size int) {
 	client, middle := tlsSessions(t, Config{})
 	x, y := tcpPair(t)
 	onward, err := NewSession(Plain(x), true, Config{DeadAfter: time.Hour})
@@ -52,7 +59,7 @@ func TestPushNeverWaits(t *testing.T) {
 	in, out := streams(t, client, middle)
 	passed := relayed(out, stuck)
 	flood := result(func() error {
-		p := make([]byte, 1000)
+		p := make([]byte, size)
 		for { // one at a time, so that each may be pushed
 			if _, err := in.Write(p); err != nil {
 				return err
@@ -63,7 +70,7 @@ func TestPushNeverWaits(t *testing.T) {
 	eventually(t, "the way on is full", func() bool {
 		onward.out.mu.Lock()
 		defer onward.out.mu.Unlock()
-		return len(onward.out.next.buf) > batchLimit-4096
+		return onward.out.next.size() > batchLimit-size-4096
 	})
 	for range 20 {
 		echoes(t, client, middle)
@@ -76,8 +83,8 @@ func TestPushNeverWaits(t *testing.T) {
 	await(t, "passing on", passed)
 }
 
-// Small frames pushed through a relay come out as they went in, also where the
-// way on is slow and some do not fit.
+// Frames pushed through a relay come out as they went in, also where the way on is
+// slow and some do not fit.
 func TestPushedBytesArriveWhole(t *testing.T) {
 	client, middle := tlsSessions(t, Config{})
 	x, y := tcpPair(t)
@@ -89,9 +96,13 @@ func TestPushedBytesArriveWhole(t *testing.T) {
 	const n = 8 << 20
 	sent := result(func() error {
 		rng := rand.New(rand.NewPCG(3, 3))
-		p := make([]byte, 6000)
+		p := make([]byte, 3*bigChunk)
 		for at := 0; at < n; {
-			q := p[:min(n-at, 1+rng.IntN(len(p)))]
+			size := 6000
+			if rng.IntN(20) == 0 { // some bulk among them
+				size = len(p)
+			}
+			q := p[:min(n-at, 1+rng.IntN(size))]
 			pattern(int64(at), q)
 			if _, err := a.Write(q); err != nil {
 				return err
