@@ -138,7 +138,7 @@ func record(b []byte) (n int) {
 			return n
 		}
 		n += size
-		if n > bigChunk/2 {
+		if size > bigChunk/2 {
 			break
 		}
 	}

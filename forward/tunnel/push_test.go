@@ -67,10 +67,8 @@ func pushNeverWaits(t *testing.T, size int) {
 			time.Sleep(5 * time.Microsecond)
 		}
 	})
-	eventually(t, "the way on is full", func() bool {
-		onward.out.mu.Lock()
-		defer onward.out.mu.Unlock()
-		return onward.out.next.size() > batchLimit-size-4096
+	eventually(t, "the way on is full, and so the way before it", func() bool {
+		return client.cfg.Memory.Usage().Waiting > 0
 	})
 	for range 20 {
 		echoes(t, client, middle)
