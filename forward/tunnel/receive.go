@@ -23,7 +23,8 @@ type receiving struct {
 	since  time.Time // when that began
 	fin    bool
 	sawEOF bool
-	taken  int // what the reader's buffer takes, as long as it has not come back for more
+	taken  int   // what the reader's buffer takes, as long as it has not come back for more
+	lost   error // of the session, once it was told: it stays, whatever still comes in
 
 	ready chan struct{} // holds one; tells the reader to look again
 
@@ -142,12 +143,15 @@ func (st *Stream) readable(give func(p []byte) int) (bool, error) {
 	switch {
 	case st.byPeer:
 		return false, st.resetErr()
+	case st.in.lost != nil:
+		return false, st.in.lost
 	case st.in.box.size > 0:
 		return true, nil
 	case st.in.fin && (lost == nil || st.in.sawEOF):
 		st.in.sawEOF = true
 		return false, io.EOF
 	case lost != nil:
+		st.in.lost = lost
 		return false, lost
 	}
 	st.in.give = give
