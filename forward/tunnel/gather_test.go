@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -71,5 +72,41 @@ func TestHandOverGathers(t *testing.T) {
 	b.Close()
 	if _, err := given.Write(data); err == nil {
 		t.Error("a write to nobody")
+	}
+}
+
+// What TLS writes by itself, when its peer wants other keys, waits neither for a peer
+// that reads nothing nor with anybody else; and there is an end to it.
+func TestUnaskedWritesDoNotWait(t *testing.T) {
+	a, b := tcpPair(t)
+	defer a.Close()
+	defer b.Close()
+	c := newRecordConn(a)
+	c.own()
+	if !c.prompt() {
+		t.Skip("no socket here can be written to without waiting")
+	}
+	var err error
+	total := 0
+	for piece := make([]byte, 1<<10); err == nil && total < 64<<20; total += len(piece) {
+		_, err = c.Write(piece)
+	}
+	if !errors.Is(err, errUnread) {
+		t.Errorf("%d bytes were taken, then: %v", total, err)
+	}
+	if len(c.gather) > unaskedLimit {
+		t.Errorf("%d bytes are held, want at most %d", len(c.gather), unaskedLimit)
+	}
+	got := make(chan int64, 1)
+	go func() {
+		n, _ := io.Copy(io.Discard, b)
+		got <- n
+	}()
+	if err := c.Flush(); err != nil {
+		t.Error(err)
+	}
+	a.Close()
+	if n := <-got; n != int64(total-1<<10) {
+		t.Errorf("%d bytes came of %d", n, total-1<<10)
 	}
 }

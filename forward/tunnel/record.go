@@ -7,7 +7,12 @@ import (
 	"syscall"
 )
 
-const gatherLimit = 256 << 10
+const (
+	gatherLimit = 256 << 10
+	// unaskedLimit bounds what TLS may have written by itself to a peer that asks and
+	// reads no answer.
+	unaskedLimit = 64 << 10
+)
 
 // recordConn lies beneath TLS. crypto/tls writes record by record, one system call
 // for each 16 KiB; this gathers the records of one flush into one write. Reading
@@ -25,12 +30,14 @@ type recordConn struct {
 	// the connection. Set before use.
 	onWait func()
 
-	wmu    sync.Mutex
-	holds  bool
-	gather []byte
-	raw    syscall.RawConn // nil: every write may wait
-	try    func(fd uintptr) bool
-	tried  int // what try wrote
+	wmu     sync.Mutex
+	holds   bool
+	owned   bool // who holds and flushes writes all there is, and nothing else may wait
+	gather  []byte
+	unasked int             // bytes of gather that nobody who holds has written, at most
+	raw     syscall.RawConn // nil: every write may wait
+	try     func(fd uintptr) bool
+	tried   int // what try wrote
 }
 
 func newRecordConn(c net.Conn) *recordConn {
@@ -66,6 +73,15 @@ func (c *recordConn) flush() error {
 	return c.writeGathered()
 }
 
+// own says that from now on whoever has something to write holds and flushes. What
+// TLS writes by itself, when its peer wants other keys, then does not wait: it would
+// do so with the lock of TLS, and tryFlush would wait with it.
+func (c *recordConn) own() {
+	c.wmu.Lock()
+	c.owned = c.raw != nil
+	c.wmu.Unlock()
+}
+
 // tryFlush writes as much of what was kept back as can be done without waiting,
 // and tells whether anything is left for flush to do, errors among it. Unless the
 // connection is prompt, it waits all the same.
@@ -76,6 +92,11 @@ func (c *recordConn) tryFlush() (left bool) {
 	if c.raw == nil {
 		return c.writeGathered() != nil
 	}
+	return c.tryGathered()
+}
+
+// tryGathered writes what can be written without waiting. Called with wmu held.
+func (c *recordConn) tryGathered() (left bool) {
 	if len(c.gather) == 0 {
 		return false
 	}
@@ -110,6 +131,17 @@ func (c *recordConn) trim() {
 func (c *recordConn) Write(p []byte) (int, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if !c.holds && c.owned {
+		if len(c.gather) == 0 {
+			c.unasked = 0
+		}
+		if c.unasked += len(p); c.unasked > unaskedLimit {
+			return 0, errUnread
+		}
+		c.gather = append(c.gather, p...)
+		c.tryGathered()
+		return len(p), nil
+	}
 	if !c.holds {
 		if err := c.writeGathered(); err != nil {
 			return 0, err

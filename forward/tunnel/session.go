@@ -93,6 +93,7 @@ func NewSession(c *Carrier, client bool, cfg Config) (*Session, error) {
 	s.out = newOutbound(c.Conn, c.rec, s.fail)
 	s.in = newInbound(c.Conn, s, cfg.Memory)
 	c.rec.onWait = s.in.tell
+	c.rec.own()
 	start, parity := yamux.Server, uint32(1)
 	if client {
 		start, parity = yamux.Client, 0
