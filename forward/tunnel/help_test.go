@@ -234,3 +234,21 @@ func background(t testing.TB) context.Context {
 
 // halt makes the peer neither read nor write any more.
 func (p *rawPeer) halt() { p.Conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// relayed is one direction of a stream passed on the way a relay does it, pushing
+// what it can. It ends with the source.
+func relayed(src, dst *Stream) <-chan error {
+	return result(func() error {
+		for {
+			p, err := src.ReadPieces(dst.TryWrite)
+			if err != nil {
+				return err
+			}
+			_, err = dst.WritePieces(&p)
+			p.Release()
+			if err != nil {
+				return err
+			}
+		}
+	})
+}

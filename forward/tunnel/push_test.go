@@ -12,24 +12,6 @@ import (
 	"time"
 )
 
-// relayed is one direction of a stream passed on the way a relay does it, pushing
-// what it can. It ends with the source.
-func relayed(src, dst *Stream) <-chan error {
-	return result(func() error {
-		for {
-			p, err := src.ReadPieces(dst.TryWrite)
-			if err != nil {
-				return err
-			}
-			_, err = dst.WritePieces(&p)
-			p.Release()
-			if err != nil {
-				return err
-			}
-		}
-	})
-}
-
 // A peer that takes nothing, and has granted all the credit in the world, holds up
 // the stream that is passed on to it and no other.
 func TestPushNeverWaits(t *testing.T) {
