@@ -73,10 +73,10 @@ type ReadyReader interface {
 }
 
 // PushReader is an optional part of a Conn whose data comes in on a goroutine that serves many: to wake the one
-// that waits for this data costs more than to carry it on, as long as that does not wait. A [Joiner] uses it if the destination is
+// that waits for this data costs more than to carry a small piece of it. A [Joiner] uses it if the destination is
 // a [TryWriter].
 type PushReader interface {
-	// ReadPush is ReadLazy, but pieces of what comes in while it waits may be given to push instead, in order,
+	// ReadPush is ReadLazy, but small pieces of what comes in while it waits may be given to push instead, in order,
 	// by another goroutine, and then it waits on. push returns how many bytes it took off the front of p; it does
 	// not keep p and never waits. What it leaves ends the wait and is read as ever. push is called only while ReadPush
 	// runs, never twice at once, and what it did has happened before ReadPush returns. nil is ReadLazy.

@@ -51,7 +51,7 @@ type leg struct {
 	lost     stream.Code
 	count    interface{ Add(int) }
 
-	give func([]byte) int // passes what comes in, without waiting
+	give func([]byte) int // passes what comes in small pieces, without waiting
 
 	open atomic.Bool // dst has its Reply: frames may follow
 	fin  atomic.Bool // FIN was passed on
@@ -132,7 +132,7 @@ func (p *splice) carry(l, back *leg) {
 }
 
 // read waits for bytes from the source and gives them to take. Nothing is held
-// while it waits. Whole frames that come in meanwhile go to give, unless that is nil.
+// while it waits. Small pieces that come in meanwhile go to give, unless that is nil.
 func (p *splice) read(l *leg, take func(*leg, *tunnel.Pieces), give func([]byte) int) error {
 	b, err := l.src().ReadPieces(give)
 	if err != nil {

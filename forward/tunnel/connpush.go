@@ -2,7 +2,7 @@ package tunnel
 
 import "github.com/culvert-k8s/culvert/proto/stream"
 
-// ReadPush is ReadLazy that gives payload to push; see
+// ReadPush is ReadLazy that gives small pieces of payload to push; see
 // forward.PushReader.
 func (c *Conn) ReadPush(borrow func() []byte, release func(), push func([]byte) int) (int, error) {
 	c.push = push

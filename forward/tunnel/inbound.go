@@ -20,6 +20,10 @@ const (
 	// directRead is what must be missing of a frame for the rest to be read to
 	// where it stays.
 	directRead = 4 << 10
+	// pushLimit is the size up to which a frame may be pushed on by the receiver:
+	// what is more is no question and no answer but bulk, and better carried by a
+	// goroutine, and so a processor, of its own.
+	pushLimit = 4 << 10
 )
 
 var (
@@ -187,11 +191,10 @@ func (in *inbound) record() error {
 // hand gives a chunk to the stream whose it is.
 func (in *inbound) hand(c *chunk) {
 	n := c.w - c.r
-	took, wake := in.to.deliverChunk(c, n == int(in.body))
-	if !took {
+	if !in.to.deliverChunk(c) {
 		in.mem.takeBack(c)
 	}
-	in.got(n, wake)
+	in.got(n, true)
 }
 
 // parse follows the frames in b.

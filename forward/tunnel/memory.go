@@ -106,15 +106,6 @@ type chunk struct {
 // rest is what was not read yet.
 func (c *chunk) rest() []byte { return c.buf[c.r:c.w] }
 
-// skip moves the read marks of c, and of those that follow it, by n bytes.
-func (c *chunk) skip(n int) {
-	for ; n > 0; c = c.next {
-		m := min(c.w-c.r, n)
-		c.r += m
-		n -= m
-	}
-}
-
 func (m *Memory) lend(size int) *chunk {
 	pool := &m.small
 	if size > smallChunk {

@@ -41,13 +41,13 @@ type outbound struct {
 	mu    sync.Mutex
 	room  *sync.Cond // writers wait here, the first comes first
 	idle  *sync.Cond // drain waits here
-	next  batch
-	spare batch // memory for the one after
-	busy  bool  // somebody writes to w, or the flusher was told to
+	buf   []byte
+	spare []byte
+	busy  bool // somebody writes to w, or the flusher was told to
 	last  time.Time
 	err   error
 
-	queued int64 // bytes ever put into next
+	queued int64 // bytes ever put into buf
 	sent   int64 // bytes ever written to w
 
 	waiting bool // the timer runs
@@ -69,7 +69,7 @@ func newOutbound(w io.Writer, rec *recordConn, onError func(error)) *outbound {
 // After an error everything is taken and dropped.
 func (o *outbound) frame(id uint32, body []byte, company bool) {
 	o.mu.Lock()
-	for !o.next.empty() && !o.next.fits(muxHeader+len(body)) && o.err == nil {
+	for len(o.buf) > 0 && len(o.buf)+muxHeader+len(body) > batchLimit && o.err == nil {
 		o.kick()
 		o.room.Wait()
 	}
@@ -77,7 +77,9 @@ func (o *outbound) frame(id uint32, body []byte, company bool) {
 		o.mu.Unlock()
 		return
 	}
-	o.queue(id, body)
+	o.buf = appendHeader(o.buf, typeData, 0, id, uint32(len(body)))
+	o.buf = append(o.buf, body...)
+	o.queued += int64(muxHeader + len(body))
 	o.room.Signal() // there may be room for another
 	o.leave(company, true)
 }
@@ -85,23 +87,15 @@ func (o *outbound) frame(id uint32, body []byte, company bool) {
 // tryFrame is frame if there is room, and otherwise false.
 func (o *outbound) tryFrame(id uint32, body []byte) bool {
 	o.mu.Lock()
-	if o.err != nil || !o.next.fits(muxHeader+len(body)) {
+	if o.err != nil || len(o.buf)+muxHeader+len(body) > batchLimit {
 		o.mu.Unlock()
 		return false
 	}
-	o.queue(id, body)
-	if len(body) > inlineLimit && !o.busy && o.rec.prompt() {
-		o.writeInline() // bulk needs no company
-	} else {
-		o.leave(false, false)
-	}
-	return true
-}
-
-func (o *outbound) queue(id uint32, body []byte) {
-	o.next.buf = appendHeader(o.next.buf, typeData, 0, id, uint32(len(body)))
-	o.next.buf = append(o.next.buf, body...)
+	o.buf = appendHeader(o.buf, typeData, 0, id, uint32(len(body)))
+	o.buf = append(o.buf, body...)
 	o.queued += int64(muxHeader + len(body))
+	o.leave(false, false)
+	return true
 }
 
 // Write sends a control frame, as yamux does. It never fails, and does not wait.
@@ -120,13 +114,13 @@ func (o *outbound) control(p []byte, company bool) (queued int64) {
 		defer o.mu.Unlock()
 		return o.queued
 	}
-	if len(o.next.buf)+len(p) > batchLimit+controlLimit {
+	if len(o.buf)+len(p) > batchLimit+controlLimit {
 		o.err = errUnread
 		o.mu.Unlock()
 		o.report(errUnread)
 		return 0
 	}
-	o.next.buf = append(o.next.buf, p...)
+	o.buf = append(o.buf, p...)
 	o.queued += int64(len(p))
 	queued = o.queued
 	o.leave(company, false)
@@ -143,14 +137,14 @@ func opens(p []byte) bool {
 	return flags&(flagSYN|flagACK) != 0 && flags&(flagFIN|flagRST) == 0
 }
 
-// leave sees to it that what waits is written, by the caller if it may wait or does not
+// leave sees to it that buf is written, by the caller if it may wait or does not
 // have to. It is called with mu held and returns without.
 func (o *outbound) leave(company, mayWait bool) {
 	switch {
 	case o.busy: // goes with the next flush
 	case company:
 		o.waitForCompany()
-	case len(o.next.buf) <= inlineLimit && (mayWait || o.rec.prompt()) && o.quiet():
+	case len(o.buf) <= inlineLimit && (mayWait || o.rec.prompt()) && o.quiet():
 		o.writeInline()
 		return
 	default:
@@ -166,7 +160,7 @@ func (o *outbound) quiet() bool {
 	return q
 }
 
-// writeInline writes what waits from the caller. Where it can, it does not wait: what the
+// writeInline writes buf from the caller. Where it can, it does not wait: what the
 // kernel does not take at once is left to the flusher. It is called with mu held and returns
 // without.
 func (o *outbound) writeInline() {
@@ -174,7 +168,7 @@ func (o *outbound) writeInline() {
 	b := o.take()
 	o.mu.Unlock()
 	o.rec.hold()
-	_, err := o.w.Write(b.buf) // a loan would have found it busy
+	_, err := o.w.Write(b)
 	kept := o.rec.tryFlush()
 	o.mu.Lock()
 	o.written(b, err)
@@ -186,18 +180,44 @@ func (o *outbound) writeInline() {
 // handBack ends what a caller wrote itself. What came meanwhile, or was kept, is for
 // the flusher. It is called with mu held.
 func (o *outbound) handBack(kept bool) {
-	if o.err == nil && (kept || !o.next.empty()) {
+	if o.err == nil && (kept || len(o.buf) > 0) {
 		o.wakeFlusher() // stays busy
 		return
 	}
-	o.rest()
+	o.busy = false
+	o.idle.Broadcast()
 }
 
-// rest notes that nobody writes any more.
-func (o *outbound) rest() {
-	o.busy = false
-	o.room.Signal()
-	o.idle.Broadcast()
+// take empties buf and returns what it held.
+func (o *outbound) take() []byte {
+	b := o.buf
+	o.buf, o.spare = o.spare[:0], nil
+	o.stopTimer()
+	return b
+}
+
+func (o *outbound) written(b []byte, err error) {
+	o.spare = b[:0]
+	if err != nil {
+		if o.err == nil {
+			o.err = err
+		}
+		o.room.Broadcast()
+		return
+	}
+	o.sent += int64(len(b))
+}
+
+// flush writes b, and what an earlier write kept back.
+func (o *outbound) flush(b []byte) (err error) {
+	o.rec.hold()
+	if len(b) > 0 {
+		_, err = o.w.Write(b)
+	}
+	if ferr := o.rec.flush(); err == nil {
+		err = ferr
+	}
+	return err
 }
 
 func (o *outbound) report(err error) {
@@ -243,7 +263,7 @@ func (o *outbound) companyMissed() {
 	o.mu.Lock()
 	if o.waiting {
 		o.waiting = false
-		if !o.next.empty() {
+		if len(o.buf) > 0 {
 			o.kick()
 		}
 	}
@@ -254,7 +274,7 @@ func (o *outbound) companyMissed() {
 func (o *outbound) run() {
 	for range o.wake {
 		o.mu.Lock()
-		for first := true; o.err == nil && (first || !o.next.empty()); first = false {
+		for first := true; o.err == nil && (first || len(o.buf) > 0); first = false {
 			b := o.take()
 			o.room.Signal()
 			o.mu.Unlock()
@@ -267,7 +287,8 @@ func (o *outbound) run() {
 				o.mu.Lock()
 			}
 		}
-		o.rest()
+		o.busy = false
+		o.idle.Broadcast()
 		o.mu.Unlock()
 	}
 }
@@ -279,7 +300,7 @@ func (o *outbound) fail(err error) {
 		o.err = err
 	}
 	o.stopTimer()
-	o.drop()
+	o.room.Broadcast()
 	o.idle.Broadcast()
 	o.mu.Unlock()
 }
@@ -308,7 +329,7 @@ func (o *outbound) drain(timeout time.Duration) bool {
 		o.mu.Unlock()
 	})
 	defer t.Stop()
-	for (!o.next.empty() || o.busy) && o.err == nil && !late {
+	for (len(o.buf) > 0 || o.busy) && o.err == nil && !late {
 		o.kick()
 		o.idle.Wait()
 	}
@@ -320,8 +341,8 @@ func (o *outbound) drain(timeout time.Duration) bool {
 func (o *outbound) progress() (queued, sent int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.busy && o.next.empty() {
-		o.next, o.spare = batch{}, batch{}
+	if !o.busy && len(o.buf) == 0 {
+		o.buf, o.spare = nil, nil
 		o.rec.trim()
 	}
 	return o.queued, o.sent

@@ -73,8 +73,8 @@ func checkOutbound(t *testing.T, seed uint64, frames int) {
 		time.Sleep(time.Duration(pauses.IntN(400)) * time.Microsecond)
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		if limit := batchLimit + 60*muxHeader; o.next.size() > limit {
-			t.Errorf("%d bytes wait, want at most %d", o.next.size(), limit)
+		if limit := batchLimit + 60*muxHeader; len(o.buf) > limit {
+			t.Errorf("%d bytes wait, want at most %d", len(o.buf), limit)
 		}
 	}}
 	o, stop := outboundOn(w)
@@ -159,8 +159,7 @@ func sendStraight(t *testing.T, o *outbound, rnd *rand.Rand, id int) (want []byt
 			left -= n
 		}
 	}
-	o.straight(uint32(id), head, part, make(chan struct{}, 1))
-	head.skip(part)
+	o.straight(uint32(id), head, part)
 	read, at := 0, int64(0)
 	for c := head; c != nil; c = c.next {
 		read += c.r - muxHeader
@@ -255,8 +254,8 @@ func TestControlFramesAreBounded(t *testing.T) {
 		for range 2 * (batchLimit + controlLimit) / muxHeader {
 			o.inject(muxControl(typeWindow, 0, 1, 1))
 		}
-		if err := <-reported; !errors.Is(err, errUnread) || len(reported) != 0 || len(o.next.buf) > batchLimit+controlLimit {
-			t.Errorf("%v, %d more errors, %d bytes", err, len(reported), len(o.next.buf))
+		if err := <-reported; !errors.Is(err, errUnread) || len(reported) != 0 || len(o.buf) > batchLimit+controlLimit {
+			t.Errorf("%v, %d more errors, %d bytes", err, len(reported), len(o.buf))
 		}
 	})
 }

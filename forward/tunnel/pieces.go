@@ -38,7 +38,7 @@ func (p *Pieces) Release() {
 }
 
 // ReadPieces waits for data and takes out what is there, without a copy. It is
-// otherwise like ReadPush: whole frames that come in while it waits go to push,
+// otherwise like ReadPush: small pieces that come in while it waits go to push,
 // unless that is nil. With an error there are no pieces.
 func (st *Stream) ReadPieces(push func(p []byte) int) (Pieces, error) {
 	st.reading.Lock()
@@ -120,11 +120,7 @@ func (st *Stream) straight(c *chunk, n int) (written int, err error) {
 		for c.r == c.w {
 			c = c.next
 		}
-		if st.out.sealed == nil {
-			st.out.sealed = make(chan struct{}, 1)
-		}
-		st.sess.out.straight(st.id, c, got, st.out.sealed)
-		c.skip(got)
+		st.sess.out.straight(st.id, c, got)
 		if d := st.sess.dead.Load(); d != nil { // a dead carrier takes everything
 			return written, d
 		}

@@ -28,7 +28,7 @@ type receiving struct {
 
 	ready chan struct{} // holds one; tells the reader to look again
 
-	give   func(p []byte) int // of a reader that waits and lets pieces be pushed
+	give   func(p []byte) int // of a reader that waits and lets small pieces be pushed
 	giving bool               // the receiver is in give
 }
 
@@ -60,7 +60,7 @@ func (st *Stream) ReadLazy(borrow func() []byte, release func()) (int, error) {
 	return st.ReadPush(borrow, release, nil)
 }
 
-// ReadPush is ReadLazy that gives what comes in to push; see
+// ReadPush is ReadLazy that gives what comes in small pieces to push; see
 // forward.PushReader.
 func (st *Stream) ReadPush(borrow func() []byte, release func(), push func(p []byte) int) (int, error) {
 	st.reading.Lock()
@@ -92,7 +92,7 @@ func (st *Stream) awaitPush(give func(p []byte) int) error {
 	return st.awaitGiving(give)
 }
 
-// awaitGiving is await, except that whole frames that come in meanwhile are given
+// awaitGiving is await, except that small pieces that come in meanwhile are given
 // to give, unless that is nil.
 func (st *Stream) awaitGiving(give func(p []byte) int) error {
 	for {
@@ -188,7 +188,7 @@ func (st *Stream) consume(p []byte) (n int) {
 func (st *Stream) deliver(p []byte, last bool) (wake bool) {
 	st.mu.Lock()
 	credit := 0
-	if last && st.in.give != nil && st.in.box.size == 0 && st.wanted() {
+	if last && st.in.give != nil && len(p) <= pushLimit && st.in.box.size == 0 && st.wanted() {
 		n, stopped := st.handOver(p)
 		credit = st.consumed(n)
 		p, wake = p[n:], stopped
@@ -224,28 +224,15 @@ func (st *Stream) wanted() bool {
 }
 
 // deliverChunk is deliver for a chunk; it takes the chunk over if it can use
-// it, and then took is true.
-//
-// Bulk is handed over too: it lies in the cache of the processor that has just
-// deciphered it, and to fetch it to another one costs more than to write it.
-func (st *Stream) deliverChunk(c *chunk, last bool) (took, wake bool) {
+// it, and then returns true.
+func (st *Stream) deliverChunk(c *chunk) bool {
 	st.mu.Lock()
-	credit := 0
-	if last && st.in.give != nil && st.in.box.size == 0 && st.wanted() {
-		n, stopped := st.handOver(c.rest())
-		c.r += n
-		credit, wake = st.consumed(n), stopped
-	}
-	if c.r < c.w {
-		wake = true
-		took = st.wanted() && st.in.box.take(c)
-	}
+	took := st.wanted() && st.in.box.take(c)
 	st.mu.Unlock()
-	st.giveCredit(credit)
-	if !took && c.r < c.w {
+	if !took {
 		st.deliver(c.rest(), false)
 	}
-	return took, wake
+	return took
 }
 
 // peerFinished notes that the peer ended its direction.

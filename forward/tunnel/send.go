@@ -14,10 +14,7 @@ type sending struct {
 	waiting  int    // what the buffer of a writer takes that waits for credit
 
 	room chan struct{} // holds one; tells the writer to look again
-
-	// The writer's.
-	lent   chunk         // its buffer, while it is written from
-	sealed chan struct{} // holds one; tells that what it lent is its own again
+	lent chunk         // the writer's buffer, while it is written from
 }
 
 func (s *sending) fresh() {
